@@ -8,3 +8,7 @@ setup: .venv/ready
 	touch $@
 build: .venv/ready
 	.venv/bin/python setup.py -q build_ext --inplace
+# The generated code is committed; run this after a change of cri.proto.
+.PHONY: proto
+proto: .venv/ready
+	.venv/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. proto/cri.proto
