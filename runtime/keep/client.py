@@ -5,7 +5,6 @@ Every call opens its own connection, so threads never share one; a call ends whe
 caller (kill -9) ends no container. Descriptors in an answer belong to the caller, who closes them.
 """
 
-import array
 import os
 import selectors
 import signal
@@ -170,8 +169,8 @@ class ExecRequest:
     tty: bool = False
     stdin: bool = False
     timeout_seconds: float | None = None  # then it and everything it started is killed
-    width: int = 0
-    height: int = 0
+    columns: int = 0
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +206,12 @@ class ExitEvent:
 class Session:
     """A process run by exec, or an attachment: its stdio, and how it ended.
 
-    `stdin` takes what the process shall read; close_stdin() is the end of file. With a terminal, `stdin` and `stdout`
-    are the two directions of its master and `stderr` is None. Output ends (EOF) after the process has ended.
+    The descriptors are -1 where there is none. `stdin` takes what the process shall read; close_stdin() is the end of
+    file. With a terminal, `stdin` and `stdout` are two descriptors of its master and `stderr` is -1. What the process
+    wrote before its end is readable when wait() returns.
     """
 
-    def __init__(self, connection: wire.Connection, stdin: int | None, stdout: int | None, stderr: int | None) -> None:
+    def __init__(self, connection: wire.Connection, stdin: int, stdout: int, stderr: int) -> None:
         self.stdin = stdin
         self.stdout = stdout
         self.stderr = stderr
@@ -224,36 +224,38 @@ class Session:
         return self._connection.fileno()
 
     def wait(self, timeout_seconds: float | None = None) -> int | None:
-        """The exit code (128 + signal), None while it still runs after `timeout_seconds`; for an attachment, 0 when
-        the container has ended. Raises ExecTimeout when the request's own time was over."""
+        """The exit code (128 + signal); for an attachment that of the container. None: it still runs after
+        `timeout_seconds`, nobody knows the code, or close() came first. Raises ExecTimeout when the request's own
+        time was over."""
         if self._exit_code is None:
             answer = self._connection.receive(timeout_seconds)
             if answer is None:
                 return None
-            self._exit_code = int(_checked(answer)["exit_code"])
+            self._exit_code = _checked(answer)["exit_code"]
         return self._exit_code
 
-    def resize(self, width: int, height: int) -> None:
-        """Tell the terminal its size in characters."""
-        self._connection.send({"op": "resize", "width": width, "height": height})
+    def resize(self, columns: int, rows: int) -> None:
+        """Tell the terminal its size in characters; without a terminal, nothing."""
+        self._connection.send({"op": "resize", "columns": columns, "rows": rows})
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Signal the process group of the program; no effect once it has ended."""
+        """Signal an exec's program; no effect once it has ended."""
         self._connection.send({"op": "signal", "signal": number})
 
     def close_stdin(self) -> None:
-        """End of file for the process; with stdin_once also for the container."""
-        if self.stdin is not None:
+        """End of file for an exec's process; for a container attached to, when it has stdin_once."""
+        if self.stdin >= 0:
             os.close(self.stdin)
-            self.stdin = None
+            self.stdin = -1
 
     def close(self) -> None:
-        """Let go of all descriptors; an attached container does not notice, an exec's streams are gone."""
+        """Let go of all descriptors and release wait(). The process lives on; only its terminal, if any, hangs up."""
         self.close_stdin()
         for fd in (self.stdout, self.stderr):
-            if fd is not None:
+            if fd >= 0:
                 os.close(fd)
-        self.stdout = self.stderr = None
+        self.stdout = self.stderr = -1
+        self._connection.shut_down()  # wakes a thread that waits; closing alone would not
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -354,9 +356,9 @@ class Client:
             connection.close()
             raise
 
-    def resize(self, identity: str, width: int, height: int) -> None:
+    def resize(self, identity: str, columns: int, rows: int) -> None:
         """Set the size of a container's terminal."""
-        self._ask_keeper({"op": "resize", "id": identity, "width": width, "height": height})
+        self._ask_keeper({"op": "resize", "id": identity, "columns": columns, "rows": rows})
 
     def reopen_log(self, identity: str) -> None:
         """Close the log and open it again by its path; the new file exists when this returns."""
@@ -462,12 +464,9 @@ def _checked(answer: dict[str, Any] | None) -> dict[str, Any]:
     return answer
 
 
-def _streams(answer: dict[str, Any], fds: array.array[int]) -> tuple[int | None, int | None, int | None]:
+def _streams(answer: dict[str, Any], fds: list[int]) -> tuple[int, int, int]:
     """The answer says which of stdin, stdout, stderr its descriptors are, in this order."""
-    rest = list(fds)
-    stdin = rest.pop(0) if "stdin" in answer["streams"] else None
-    stdout = rest.pop(0) if "stdout" in answer["streams"] else None
-    stderr = rest.pop(0) if "stderr" in answer["streams"] else None
+    stdin, stdout, stderr = (fds.pop(0) if name in answer["streams"] else -1 for name in ("stdin", "stdout", "stderr"))
     return stdin, stdout, stderr
 
 
@@ -476,7 +475,7 @@ def _collect(session: Session, limit: int) -> ExecResult:
     chunks: dict[int, bytearray] = {}
     with selectors.DefaultSelector() as ready:
         for stream in (session.stdout, session.stderr):
-            if stream is not None:
+            if stream >= 0:
                 os.set_blocking(stream, False)
                 chunks[stream] = bytearray()
                 ready.register(stream, selectors.EVENT_READ)
@@ -490,12 +489,13 @@ def _collect(session: Session, limit: int) -> ExecResult:
                     ready.unregister(key.fd)
     for stream, chunk in chunks.items():
         _drain(stream, chunk, limit, most=_PIPE_HOLDS)
-    out, err = (bytes(chunks[s]) if s is not None else b"" for s in (session.stdout, session.stderr))
+    out, err = (bytes(chunks[s]) if s >= 0 else b"" for s in (session.stdout, session.stderr))
     try:
         code = session.wait()
     except ExecTimeout as timeout:
         raise ExecTimeout(str(timeout), out, err) from None
-    assert code is not None
+    if code is None:
+        raise KeepError("the exec's keeper ended before it could say how the program ended")
     return ExecResult(code, out, err)
 
 

@@ -72,10 +72,17 @@ class Connection:
             messages.append(message)
         return messages
 
-    def take_fds(self) -> "array.array[int]":
+    def take_fds(self) -> list[int]:
         """The descriptors that came with the messages so far; now the caller's."""
         taken, self._fds = self._fds, array.array("i")
-        return taken
+        return list(taken)
+
+    def shut_down(self) -> None:
+        """End both directions at once, also for a thread that is blocked in receive()."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # ENOTCONN: the other side was quicker
 
     def _read(self) -> None:
         room = socket.CMSG_SPACE(_MOST_FDS * 4)
