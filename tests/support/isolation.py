@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One root test, one set of namespaces: the test runs in a forked child, its reports come back through a pipe.
+
+    pytest ── fork ──► entrance: new pid, net, mount, ipc, uts and cgroup namespaces, its own cgroups
+                          └─ fork ──► pid 1: private /proc /sys /run /var/lib; reaps what the test orphans
+                                         └─ fork ──► the test: runs with all its fixtures, then the leak check
+
+When pid 1 ends the kernel ends all that is left, so a broken test cannot reach its neighbours or the machine.
+Fixtures of session scope are set up in each child anew: what is costly belongs into a file cache (support.cache).
+"""
+
+import faulthandler
+import fcntl
+import gc
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from tests.support import kernel, leaks
+
+_NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+TIMEOUT_KEY = pytest.StashKey[float]()
+
+
+def run_isolated(item: pytest.Item) -> list[pytest.TestReport]:
+    """Run one test in its own world and return its reports; whatever happens to that world, there are reports."""
+    started = time.time()
+    groups = Groups(f"ketch-test-{os.getpid()}")
+    reader, writer = os.pipe()
+    stacks = os.memfd_create("stacks")  # where a test that takes too long writes what its threads were doing
+    sys.stdout.flush()
+    sys.stderr.flush()
+    entrance = os.fork()
+    if entrance == 0:
+        os.close(reader)
+        _enter(item, groups, writer, stacks)
+    os.close(writer)
+    try:
+        with os.fdopen(reader, "rb") as stream:
+            received = stream.read()
+        _, status = os.waitpid(entrance, 0)
+    except BaseException:
+        os.kill(entrance, signal.SIGKILL)
+        os.waitpid(entrance, 0)
+        raise
+    finally:
+        groups.remove()
+    try:
+        serialized = json.loads(received)
+    except ValueError:
+        said = Path(f"/proc/self/fd/{stacks}").read_text()
+        return [_died(item, started, os.waitstatus_to_exitcode(status), said)]
+    finally:
+        os.close(stacks)
+    return [item.config.hook.pytest_report_from_serializable(config=item.config, data=data) for data in serialized]
+
+
+def _died(item: pytest.Item, started: float, code: int, stacks: str) -> pytest.TestReport:
+    why = f"it ended with {code} before it could report"
+    if stacks:
+        why = f"it took longer than {item.stash.get(TIMEOUT_KEY, 0.0):g} s:\n{stacks}"
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords={item.name: 1},
+        outcome="failed",
+        longrepr=f"{item.nodeid}: the test's process died: {why}",
+        when="call",
+        sections=[],
+        duration=time.time() - started,
+        start=started,
+        stop=time.time(),
+    )
+
+
+def _enter(item: pytest.Item, groups: "Groups", writer: int, stacks: int) -> None:
+    """The entrance: namespaces first, for CLONE_NEWPID concerns only children."""
+    code = 1
+    try:
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        kernel.unshare(_NAMESPACES)
+        kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+        groups.enter()
+        kernel.unshare(kernel.CLONE_NEWCGROUP)
+        first = os.fork()
+        if first == 0:
+            _be_first(item, groups, writer, stacks)
+        os.close(writer)
+        code = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
+    finally:
+        _exit(code)
+
+
+def _be_first(item: pytest.Item, groups: "Groups", writer: int, stacks: int) -> None:
+    code = 1
+    try:
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        make_private_world(groups.hierarchies)
+        test = os.fork()
+        if test == 0:
+            _be_the_test(item, writer, stacks)
+        os.close(writer)
+        while True:
+            pid, status = os.waitpid(-1, 0)
+            if pid == test:
+                code = os.waitstatus_to_exitcode(status)
+                break
+    finally:
+        _exit(code)
+
+
+def _be_the_test(item: pytest.Item, writer: int, stacks: int) -> None:
+    code = 1
+    try:
+        gc.freeze()  # what pytest has loaded is not looked at again by the collection below
+        if limit := item.stash.get(TIMEOUT_KEY, 0.0):
+            faulthandler.dump_traceback_later(limit, exit=True, file=stacks)
+        before = leaks.take()
+        reports = runtestprotocol(item, log=False, nextitem=None)
+        gc.collect()
+        if found := leaks.compare(before):
+            reports.append(_leak_report(item, found))
+        serialize = item.config.hook.pytest_report_to_serializable
+        data = json.dumps([serialize(config=item.config, report=report) for report in reports]).encode()
+        while data:
+            data = data[os.write(writer, data) :]
+        code = 0
+    finally:
+        _exit(code)
+
+
+def _leak_report(item: pytest.Item, found: list[str]) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords={item.name: 1},
+        outcome="failed",
+        longrepr="\n".join([f"{item.nodeid} leaked:", *("  " + line for line in found)]),
+        when="teardown",
+        sections=[],
+    )
+
+
+def _exit(code: int) -> None:
+    """Leave without the parent's atexit handlers and buffers; say what went wrong if something is in flight."""
+    if sys.exc_info()[0] is not None:
+        sys.excepthook(*sys.exc_info())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)
+
+
+def make_private_world(hierarchies: list[tuple[str, str, str]]) -> None:
+    """Fresh /proc, /sys, cgroup views, /run, /var/lib and a loopback that is up, for the namespaces we are in."""
+    kernel.mount("proc", "/proc", "proc")
+    kernel.mount("sysfs", "/sys", "sysfs")
+    kernel.mount("cgroup", "/sys/fs/cgroup", "tmpfs", data="mode=755")
+    for path, kind, options in hierarchies:
+        if path != "/sys/fs/cgroup":
+            os.makedirs(path, exist_ok=True)
+        kernel.mount(kind, path, kind, data=options)
+    for path in leaks.PRIVATE_DIRECTORIES:
+        kernel.mount("tmpfs", path, "tmpfs", data="mode=755")
+    socket.sethostname("ketch-test")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        up = struct.pack("16sH14x", b"lo", 1)  # struct ifreq with IFF_UP
+        fcntl.ioctl(control, 0x8914, up)  # SIOCSIFFLAGS
+
+
+class Groups:
+    """The cgroups of one test, one in each hierarchy that the machine has mounted; the test sees them as the roots."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.hierarchies = list(_mounted_hierarchies())
+
+    def enter(self) -> None:
+        for path, kind, _ in self.hierarchies:
+            own = os.path.join(path, self.name)
+            os.makedirs(own, exist_ok=True)
+            for file in ("cpuset.cpus", "cpuset.mems"):  # a new v1 cpuset is empty and admits nobody
+                if kind == "cgroup" and os.path.exists(f"{own}/{file}"):
+                    Path(own, file).write_text(Path(path, file).read_text())
+            # One thread written to `tasks` spares the wait for RCU that cgroup.procs has on v1.
+            Path(own, "tasks" if kind == "cgroup" else "cgroup.procs").write_text("0")
+
+    def remove(self) -> None:
+        """Deepest first; what the kernel is still emptying gets a second."""
+        deadline = time.monotonic() + 1
+        for path, _, _ in self.hierarchies:
+            for directory, _, _ in os.walk(os.path.join(path, self.name), topdown=False):
+                while True:
+                    try:
+                        os.rmdir(directory)
+                        break
+                    except FileNotFoundError:
+                        break
+                    except OSError:
+                        if time.monotonic() > deadline:
+                            raise
+                        time.sleep(0.005)
+
+
+def _mounted_hierarchies() -> list[tuple[str, str, str]]:
+    """(mount point, type, options to mount the same hierarchy again); the options of v1 say which one it is."""
+    found = {}  # by mount point: a later mount hides an earlier one
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, (kind, _, options) = line.split(" "), line.split(" - ", 1)[1].split(" ")
+        if kind not in ("cgroup", "cgroup2") or not fields[4].startswith("/sys/fs/cgroup"):
+            continue
+        chosen = [o for o in options.split(",") if o not in ("rw", "ro", "xattr", "clone_children")]
+        if any(o.startswith("name=") for o in chosen):
+            chosen = ["none", *chosen]
+        found[fields[4]] = (fields[4], kind, ",".join(chosen) if kind == "cgroup" else "")
+    return list(found.values())

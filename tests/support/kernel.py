@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The few system calls that the test harness makes itself, so that it does not stand on the code it tests."""
+
+import os
+from typing import Any
+
+import cffi
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+MS_RDONLY = 1
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+_ffi = cffi.FFI()
+_ffi.cdef(
+    """
+    int unshare(int flags);
+    int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data);
+    int umount2(const char *target, int flags);
+    int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
+    int setns(int fd, int kind);
+    """
+)
+_libc: Any = _ffi.dlopen(None)
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        raise OSError(_ffi.errno, f"{what}: {os.strerror(_ffi.errno)}")
+
+
+def unshare(flags: int) -> None:
+    _check(_libc.unshare(flags), f"unshare({flags:#x})")
+
+
+def setns(fd: int, kind: int = 0) -> None:
+    _check(_libc.setns(fd, kind), f"setns({fd})")
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
+    result = _libc.mount(source.encode(), target.encode(), kind.encode(), flags, data.encode() or _ffi.NULL)
+    _check(result, f"mount({source!r}, {target!r}, {kind!r}, {flags:#x}, {data!r})")
+
+
+def umount(target: str, flags: int = 2) -> None:
+    """Lazily unless told otherwise: MNT_DETACH is 2."""
+    _check(_libc.umount2(target.encode(), flags), f"umount2({target!r})")
+
+
+def prctl(option: int, argument: int) -> None:
+    _check(_libc.prctl(option, argument, 0, 0, 0), f"prctl({option})")
