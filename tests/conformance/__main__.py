@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one suite of others: python -m tests.conformance SUITE [options]; `make conformance SUITE=...` does the same."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+SUITES = {
+    "critest": "cri-tools' specs against ketch-cri or containerd",
+    "runtime-tools": "the OCI project's validation programs with ketch-runtime, runc or crun",
+    "cni": "the CNI conformance script against our plugins or the Go plugins",
+}
+
+
+def main(words: list[str]) -> int:
+    if not words or words[0] not in SUITES:
+        print("usage: python -m tests.conformance SUITE [options]", file=sys.stderr)
+        for name, purpose in SUITES.items():
+            print(f"  {name:14} {purpose}", file=sys.stderr)
+        return 2
+    suite = importlib.import_module(f"tests.conformance.{words[0].replace('-', '_')}")
+    status: int = suite.main(words[1:])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

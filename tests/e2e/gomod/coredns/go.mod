@@ -1,0 +1,3 @@
+module ketch.test/peers/coredns
+
+go 1.26.0

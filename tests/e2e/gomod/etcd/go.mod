@@ -1,0 +1,3 @@
+module ketch.test/peers/etcd
+
+go 1.26.0

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CRI servers that a rig's machine can run: containerd (the oracle) and Ketch, each as files and one command."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.e2e import go_build
+from tests.e2e.image_set import MIRRORED_HOSTS, PAUSE
+from tests.e2e.machine import Machine, until
+
+PROJECT = Path(__file__).parent.parent.parent
+CNI_CONFIGURATION = "/run/cni/net.d"
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The pod network of one machine, as the configuration list that a network add-on would write."""
+
+    subnet: str
+    cluster: str = ""
+
+    def conflist(self, *, has_exceptions: bool) -> str:
+        """Ours masquerades only what leaves the cluster; the Go plugin cannot, so with several nodes it does not at all."""
+        bridge: dict[str, Any] = {
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": True,
+            "hairpinMode": True,
+            "ipMasq": has_exceptions or not self.cluster,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": self.subnet}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        }
+        if self.cluster and has_exceptions:
+            bridge["nonMasqueradeCIDRs"] = [self.cluster]
+        portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+        return json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge, portmap]}, indent=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One CRI server."""
+
+    name: str
+    socket: str
+    files: Callable[[str], dict[str, str]]  # the registry's address -> what to write where, inside the machine
+    command: Callable[[], list[str]]
+    has_masquerade_exceptions: bool
+
+    @property
+    def endpoint(self) -> str:
+        return f"unix://{self.socket}"
+
+    def start(self, machine: Machine, registry: str) -> None:
+        """Write its files and start it; return when its socket is there."""
+        for path, content in self.files(registry).items():
+            write(machine, path, content)
+        machine.run("mkdir", "-p", CNI_CONFIGURATION)
+        self.restart(machine)
+
+    def restart(self, machine: Machine) -> None:
+        machine.start(self.name, *self.command())
+        until(lambda: self._is_listening(machine), f"{self.name} makes {self.socket}", 30)
+
+    def _is_listening(self, machine: Machine) -> bool:
+        if machine.pid_of(self.name) is None:
+            raise RuntimeError(f"{self.name} ended at once: {machine.log_of(self.name).read_text()[-2000:]}")
+        return machine.run("test", "-S", self.socket, check=False).returncode == 0
+
+    def add_network(self, machine: Machine, network: Network) -> None:
+        """What a network add-on does last: the configuration appears, whole at once."""
+        conflist = network.conflist(has_exceptions=self.has_masquerade_exceptions)
+        write(machine, f"{CNI_CONFIGURATION}/.new", conflist)
+        machine.run("mv", f"{CNI_CONFIGURATION}/.new", f"{CNI_CONFIGURATION}/10-pods.conflist")
+
+
+def write(machine: Machine, path: str, content: str) -> None:
+    machine.run("mkdir", "-p", os.path.dirname(path))
+    machine.run("sh", "-c", 'cat > "$0"', path, given=content)
+
+
+def _hosts_files(folder: str, registry: str) -> Iterable[tuple[str, str]]:
+    """containerd's way to name a mirror: one hosts.toml per registry host."""
+    for host in MIRRORED_HOSTS:
+        text = f'server = "http://{registry}"\n[host."http://{registry}"]\n  capabilities = ["pull", "resolve"]\n'
+        yield f"{folder}/{host}/hosts.toml", text
+
+
+_CONTAINERD = """version = 3
+root = "/var/lib/containerd"
+state = "/run/containerd"
+[grpc]
+  address = "/run/containerd/containerd.sock"
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = "overlayfs"
+  [plugins.'io.containerd.cri.v1.images'.pinned_images]
+    sandbox = "{pause}"
+  [plugins.'io.containerd.cri.v1.images'.registry]
+    config_path = "/run/certs.d"
+[plugins.'io.containerd.cri.v1.runtime']
+  restrict_oom_score_adj = true
+  [plugins.'io.containerd.cri.v1.runtime'.containerd]
+    default_runtime_name = "runc"
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+        BinaryName = "{runc}"
+        SystemdCgroup = false
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    bin_dirs = ["{plugins}"]
+    conf_dir = "{configuration}"
+[plugins.'io.containerd.grpc.v1.cri']
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+[plugins.'io.containerd.nri.v1.nri']
+  disable = true
+"""
+
+
+def _containerd_files(registry: str) -> dict[str, str]:
+    text = _CONTAINERD.format(
+        pause=PAUSE,
+        runc=go_build.program("runc"),
+        plugins=go_build.program("cni-plugins"),
+        configuration=CNI_CONFIGURATION,
+    )
+    return {"/run/containerd.toml": text, **dict(_hosts_files("/run/certs.d", registry))}
+
+
+def _containerd_command() -> list[str]:
+    """containerd finds its shim beside itself or on PATH."""
+    names = ("containerd", "containerd-shim-runc-v2", "runc")
+    folders = ":".join(str(go_build.program(name).parent) for name in names)
+    path = f"PATH={folders}:{os.environ['PATH']}"
+    return ["env", path, str(go_build.program("containerd")), "--config", "/run/containerd.toml"]
+
+
+def _ketch_files(registry: str) -> dict[str, str]:
+    return {"/run/ketch.toml": ""}
+
+
+def _ketch_command() -> list[str]:
+    return [str(PROJECT / ".venv/bin/ketch-cri"), "--config", "/run/ketch.toml"]
+
+
+RUNTIMES = {
+    "containerd": Runtime(
+        "containerd", "/run/containerd/containerd.sock", _containerd_files, _containerd_command, False
+    ),
+    "ketch": Runtime("ketch", "/run/ketch/ketch.sock", _ketch_files, _ketch_command, True),
+}
