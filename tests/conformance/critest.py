@@ -101,7 +101,9 @@ def _run_inside(machine: Machine, runtime: Runtime, program: Path, flags: list[s
         *flags,
     ]
     with open(machine.log_of("suite"), "wb") as log:
-        subprocess.run(machine.inside_group("critest", *command), stdout=log, stderr=log, check=False, timeout=seconds + 60)
+        subprocess.run(
+            machine.inside_group("critest", *command), stdout=log, stderr=log, check=False, timeout=seconds + 60
+        )
     if not report.exists():
         raise RuntimeError(f"critest wrote no report: {machine.log_of('suite').read_text()[-2000:]}")
     return list(read_report(report))

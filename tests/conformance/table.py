@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of somebody else's suite beside what we expect of it: every line that is not "passed" needs a known reason."""
+"""Results of somebody else's suite beside what we expect of it: what does not pass needs a known reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Result:
 
 
 def parse_expected(text: str) -> dict[str, str]:
-    """Lines of `name-part | reason`; # begins a comment. A result whose name holds the part may end otherwise than passed."""
+    """Lines of `part | reason`; # begins a comment. A result whose name holds the part need not pass."""
     expected = {}
     for line in text.splitlines():
         if line.strip() and not line.startswith("#"):

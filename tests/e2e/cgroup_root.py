@@ -70,10 +70,13 @@ def remove(name: str, seconds: float = 20) -> None:
         while group.exists():
             _remove_tree(group)
             if group.exists() and time.monotonic() > end:
-                left = [pid for path, _, _ in os.walk(group) for pid in (Path(path) / "cgroup.procs").read_text().split()]
-                raise TimeoutError(f"cannot remove {group}: processes {left} are still in it")
+                raise TimeoutError(f"cannot remove {group}: processes {_processes(group)} are still in it")
             if group.exists():
                 time.sleep(0.05)
+
+
+def _processes(group: Path) -> list[str]:
+    return [pid for path, _, _ in os.walk(group) for pid in (Path(path) / "cgroup.procs").read_text().split()]
 
 
 def _remove_tree(group: Path) -> None:

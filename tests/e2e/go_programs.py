@@ -17,9 +17,7 @@ _KUBERNETES = (
     " -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36"
 )
 _CONTAINERD = f"{_STRIP} -X github.com/containerd/containerd/v2/version.Version={CONTAINERD_VERSION}"
-_PLUGINS = (
-    f"{_STRIP} -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion={PLUGINS_VERSION}"
-)
+_PLUGINS = f"{_STRIP} -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion={PLUGINS_VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,18 @@ class GoProgram:
         """What to run in the module's folder so that target is the program (or the folder of programs)."""
         verb = ["test", "-c"] if self.is_test else ["build"]
         tags = ["-tags", self.tags] if self.tags else []
-        return [go, *verb, "-trimpath", "-buildvcs=false", *tags, "-ldflags", self.ldflags, "-o", target, *self.packages]
+        return [
+            go,
+            *verb,
+            "-trimpath",
+            "-buildvcs=false",
+            *tags,
+            "-ldflags",
+            self.ldflags,
+            "-o",
+            target,
+            *self.packages,
+        ]
 
 
 def _kubernetes(name: str, *, cgo: bool = False) -> GoProgram:
@@ -50,10 +59,16 @@ def _containerd(name: str) -> GoProgram:
     return GoProgram(name, "containerd", (f"github.com/containerd/containerd/v2/cmd/{name}",), _CONTAINERD)
 
 
-_PLUGIN_PATHS = (
-    "main/bridge main/loopback main/ptp main/macvlan main/ipvlan main/vlan main/host-device main/dummy "
-    "ipam/host-local ipam/static meta/portmap meta/bandwidth meta/firewall meta/tuning meta/sbr"
-).split()
+_PLUGINS_BY_KIND = {
+    "main": ("bridge", "loopback", "ptp", "macvlan", "ipvlan", "vlan", "host-device", "dummy"),
+    "ipam": ("host-local", "static"),
+    "meta": ("portmap", "bandwidth", "firewall", "tuning", "sbr"),
+}
+_PLUGIN_PACKAGES = tuple(
+    f"github.com/containernetworking/plugins/plugins/{kind}/{name}"
+    for kind, names in _PLUGINS_BY_KIND.items()
+    for name in names
+)
 
 PROGRAMS = {
     program.name: program
@@ -77,7 +92,7 @@ PROGRAMS = {
         GoProgram(
             "cni-plugins",
             "cni",
-            tuple(f"github.com/containernetworking/plugins/plugins/{path}" for path in _PLUGIN_PATHS),
+            _PLUGIN_PACKAGES,
             _PLUGINS,
             is_folder=True,
         ),

@@ -51,7 +51,7 @@ class Layer:
 
     def __init__(self) -> None:
         self._buffer = io.BytesIO()
-        self._archive = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.PAX_FORMAT)
+        self._archive = tarfile.TarFile(fileobj=self._buffer, mode="w", format=tarfile.PAX_FORMAT)
         self._folders: set[str] = set()
 
     def _entry(self, name: str, mode: int, owner: tuple[int, int], kind: bytes) -> tarfile.TarInfo:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the images need and Go modules do not give: busybox from Debian's source, packages unpacked, two small C programs."""
+"""What the images need and Go modules do not give: busybox from Debian's source, packages, small C programs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.e2e import cache
 HERE = Path(__file__).parent
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-# Debian's own builds lack pgrep, ipcs and adduser, which the suites call; an ash that prefers its built-in applets would
-# not notice that /bin/ls is masked; tc does not compile against current kernel headers.
+# Debian's own builds lack pgrep, ipcs and adduser, which the suites call; an ash that prefers its built-in applets
+# would not notice that /bin/ls is masked; tc does not compile against current kernel headers.
 _BUSYBOX_OFF = ("CONFIG_FEATURE_PREFER_APPLETS", "CONFIG_FEATURE_SH_STANDALONE", "CONFIG_TC")
 
 
@@ -74,7 +74,7 @@ def _make_busybox(folder: Path) -> None:
 
 
 def _debian_source(package: str, folder: Path) -> Path:
-    """The upstream archive of a source package, fetched by apt with lists of its own: the machine's stay as they are."""
+    """The upstream archive of a source package, fetched by apt with lists of its own."""
     state = folder / "apt"
     for part in ("state/lists/partial", "cache/archives/partial", "etc"):
         (state / part).mkdir(parents=True)

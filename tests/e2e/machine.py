@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine made of private namespaces: its own network, mounts, processes, host name and IPC, on the kernel of the host.
+"""A machine made of private namespaces: network, mounts, processes, host name, IPC and cgroups of its own.
 
 Its first process is pause.c. Killing that one ends every process in the machine; mounts and links go with them.
 """
@@ -69,7 +69,7 @@ def until(seen: Callable[[], Any], what: str, seconds: float = 30, every: float 
 
 
 def start_time(pid: int) -> int | None:
-    """When this process started, in ticks after boot: with the pid it names one process for ever. None: no such process."""
+    """When this process started, in ticks after boot: with the pid it names one process for ever. None: it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

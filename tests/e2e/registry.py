@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's docker-registry on loopback, its storage filled once per image set: python -m tests.e2e.registry FOLDER SET."""
+"""Debian's docker-registry on loopback; its storage is filled once per image set, in a network of its own."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Network:
     cluster: str = ""
 
     def conflist(self, *, has_exceptions: bool) -> str:
-        """Ours masquerades only what leaves the cluster; the Go plugin cannot, so with several nodes it does not at all."""
+        """Ours masquerades only what leaves the cluster; the Go plugin cannot, so with several nodes it never does."""
         bridge: dict[str, Any] = {
             "type": "bridge",
             "bridge": "cni0",
