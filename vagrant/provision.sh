@@ -1,0 +1,16 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Put Ketch on the guest as the README says: build the tree, install it, start the unit. Root; may run again.
+set -eu
+cd /vagrant
+command -v make > /dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends make git; }
+if [ -d /opt/ketch/venv ] && [ ! -e .venv ]; then
+  # the box built here holds the packages and a venv of all requirements: nothing is downloaded
+  ln -s /opt/ketch/venv .venv
+  touch .venv/ready
+fi
+make build
+make install PREFIX=/usr/local
+systemctl daemon-reload
+systemctl enable --now ketch-cri.service
+ketch doctor || true # says what this node lacks; that is no reason to refuse the machine

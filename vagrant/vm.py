@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of the VM: image, up, shell, test, down, list (`make vm`, `vm-shell`, `vm-test`, `vm-down`)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from vagrant import guest, image, machine, run_tests
+
+_PROJECT = Path(__file__).resolve().parent.parent
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vm", description=__doc__)
+    parser.add_argument("--suite", default="bookworm", choices=guest.SUITES, help="Debian release of the guest")
+    parser.add_argument("--name", default="ketch", help="name of the machine")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("image", help="build the image and the frozen state")
+    up = commands.add_parser("up", help="start the machine (builds what is missing)")
+    up.add_argument("--cold", action="store_true", help="boot instead of restoring the frozen state")
+    shell = commands.add_parser("shell", help="a root shell, or one command, in the guest")
+    shell.add_argument("words", nargs="*", help="the command")
+    test = commands.add_parser("test", help="bring this tree in, run the tests, bring the reports back")
+    test.add_argument("--all", action="store_true", help="every test, not only what the host cannot run")
+    test.add_argument("--report", type=Path, default=_PROJECT / "build" / "vm-report", help="where the reports go")
+    test.add_argument("words", nargs="*", help="arguments for pytest instead of the chosen part")
+    commands.add_parser("down", help="stop the machine and forget its disk")
+    commands.add_parser("list", help="machines that run")
+    return parser
+
+
+def _prepared(suite: str) -> image.Image:
+    wanted = image.image(suite)
+    started = time.monotonic()
+    image.build(wanted)
+    machine.freeze(machine.Machine(wanted, "freezing"))
+    if time.monotonic() - started > 1:
+        print(f"vm: image and frozen state ready in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return wanted
+
+
+def _list() -> None:
+    for directory in sorted((image.cache_directory() / "run").glob("*")):
+        for suite in guest.SUITES:
+            found = machine.Machine(image.image(suite), directory.name)
+            if found.pid is not None:
+                print(f"{directory.name}  pid {found.pid}  ssh port {found.file('port').read_text()}")
+                break
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    if options.command == "list":
+        _list()
+        return 0
+    if options.command == "down":
+        machine.down(machine.Machine(image.image(options.suite), options.name))
+        return 0
+    chosen = machine.Machine(_prepared(options.suite), options.name)
+    if options.command == "image":
+        return 0
+    how = machine.up(chosen, cold=getattr(options, "cold", False))
+    print(f"vm: {chosen.name} {how}", file=sys.stderr)
+    if options.command == "shell":
+        if options.words:
+            return machine.ssh(chosen, " ".join(options.words), check=False).returncode
+        return machine.shell(chosen)
+    if options.command == "test":
+        machine.push(chosen, _PROJECT, "/srv/ketch")
+        return run_tests.run(chosen, options.report, options.words, everything=options.all)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except machine.GuestError as error:
+        sys.exit(f"vm: {error}")
