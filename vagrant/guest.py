@@ -11,8 +11,8 @@ _SYSTEM = (
 # What building and testing Ketch needs, so that nothing is downloaded inside.
 _TESTS = (
     "python3 python3-venv python3-dev build-essential libseccomp-dev pkg-config libcap2-bin uidmap"
-    " apparmor apparmor-utils nftables iptables ipset ipvsadm conntrack wireguard-tools jq git make tcpdump iperf3 busybox-static runc crun"
-    " containernetworking-plugins"
+    " apparmor apparmor-utils nftables iptables ipset ipvsadm conntrack wireguard-tools jq git make"
+    " tcpdump iperf3 busybox-static runc crun containernetworking-plugins"
 )
 KERNELS = {"bookworm": "linux-image-cloud-amd64", "trixie": "linux-image-cloud-amd64"}
 SUITES = tuple(KERNELS)
