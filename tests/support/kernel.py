@@ -2,6 +2,7 @@
 """The few system calls that the test harness makes itself, so that it does not stand on the code it tests."""
 
 import os
+import struct
 from typing import Any
 
 import cffi
@@ -28,6 +29,7 @@ _ffi.cdef(
     int umount2(const char *target, int flags);
     int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
     int setns(int fd, int kind);
+    long ptrace(long request, int pid, void *address, void *data);
     """
 )
 _libc: Any = _ffi.dlopen(None)
@@ -58,3 +60,24 @@ def umount(target: str, flags: int = 2) -> None:
 
 def prctl(option: int, argument: int) -> None:
     _check(_libc.prctl(option, argument, 0, 0, 0), f"prctl({option})")
+
+
+PTRACE_SYSCALL = 24
+PTRACE_SEIZE = 0x4206
+PTRACE_INTERRUPT = 0x4207
+PTRACE_LISTEN = 0x4208
+_PTRACE_GET_SYSCALL_INFO = 0x420E
+_SYSCALL_INFO_ENTRY = 1
+
+
+def ptrace(request: int, pid: int, address: int, data: int) -> None:
+    _check(_libc.ptrace(request, pid, _ffi.cast("void *", address), _ffi.cast("void *", data)), f"ptrace({request:#x})")
+
+
+def system_call_entered(pid: int) -> int | None:
+    """The number of the call that a traced thread is about to make; None if it is stopped anywhere else."""
+    buffer = _ffi.new("char[88]")
+    if _libc.ptrace(_PTRACE_GET_SYSCALL_INFO, pid, _ffi.cast("void *", 88), buffer) < 0:
+        return None
+    raw = bytes(_ffi.buffer(buffer))
+    return struct.unpack_from("Q", raw, 24)[0] if raw[0] == _SYSCALL_INFO_ENTRY else None
