@@ -17,7 +17,12 @@ from pathlib import Path
 
 from vagrant import guest
 
-_HOST_PACKAGES = ("qemu-system-x86", "qemu-utils", "mmdebstrap", "e2fsprogs", "fdisk") + (
+_HOST_PACKAGES = (
+    "qemu-system-x86",
+    "qemu-utils",
+    "mmdebstrap",
+    "e2fsprogs",
+    "fdisk",
     "grub-pc-bin",
     "grub-common",
     "openssh-client",
