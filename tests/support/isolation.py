@@ -60,7 +60,14 @@ def run_isolated(item: pytest.Item) -> list[pytest.TestReport]:
         return [_died(item, started, os.waitstatus_to_exitcode(status), said)]
     finally:
         os.close(stacks)
-    return [item.config.hook.pytest_report_from_serializable(config=item.config, data=data) for data in serialized]
+    return [_report(item, data) for data in serialized]
+
+
+def _report(item: pytest.Item, data: dict[str, object]) -> pytest.TestReport:
+    report: pytest.TestReport = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
+    if isinstance(report.longrepr, list):
+        report.longrepr = tuple(report.longrepr)  # a skip's place and reason: JSON knows no tuples, junit wants one
+    return report
 
 
 def _died(item: pytest.Item, started: float, code: int, stacks: str) -> pytest.TestReport:
