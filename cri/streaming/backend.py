@@ -48,7 +48,7 @@ class Session(Protocol):
 
     The descriptors may be pipes, sockets or dups of a terminal's master; -1 where there is none. The server sets them
     non-blocking, reads and writes them, and closes none of them but by close_stdin() and close(). A terminal's stdin
-    and stdout may be one descriptor. Output written by the process before its end must be readable when wait() returns.
+    and stdout may be one descriptor. What the process wrote before its end must be readable when wait() returns.
     """
 
     stdin: int
