@@ -63,7 +63,7 @@ check: build ## Format, lint, types, import rules and unit tests: under a minute
 	@$(VENV)/bin/pytest -q tests/lint tests/unit $(TESTS)
 
 format: setup ## Let ruff rewrite what it can
-	@$(VENV)/bin/ruff check -q --fix runtime cni cri tests setup.py; $(VENV)/bin/ruff format -q runtime cni cri tests setup.py
+	@$(VENV)/bin/ruff check -q --fix runtime cni cri tests vagrant setup.py; $(VENV)/bin/ruff format -q runtime cni cri tests vagrant setup.py
 
 test: build ## Everything that this machine can run (as root: also what needs the kernel)
 	@$(VENV)/bin/pytest -q $(or $(TESTS),tests)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests as a system: needs are checked, root tests run in worlds of their own, leaks are failures."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,29 @@ from tests.support import needs
 from tests.support.rootfs import make_rootfs
 
 _ROOT_FOLDERS = ("linux",)
+# An emulated CPU is many times slower: the VM's driver says by how much.
+_TIMEOUT_FACTOR = float(os.environ.get("KETCH_TIMEOUT_FACTOR", "1"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--beyond-ci",
+        action="store_true",
+        help="only what CI's machine cannot run, and what is marked in_vm_too: the VM's part",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "in_vm_too: meets what differs in the VM (cgroup v2, systemd, AppArmor)")
     config.addinivalue_line("markers", "needs(*names): what the machine must offer; see tests/support/needs.py")
     config.addinivalue_line("markers", "own_namespaces: a root test that makes its own world (rigs with daemons)")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--beyond-ci"):
+        chosen = [item for item in items if _is_beyond_ci(item)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
     top = Path(__file__).parent
     for item in items:
         folder = item.path.relative_to(top).parts[0] if item.path.is_relative_to(top) else ""
@@ -24,6 +40,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(needs.needs("root"))
         if _is_isolated(item):
             _take_over_the_timeout(item)
+
+
+def _is_beyond_ci(item: pytest.Item) -> bool:
+    wanted = {name for mark in item.iter_markers("needs") for name in mark.args}
+    return bool(wanted - needs.CI_OFFERS - needs.UNPROMISED) or item.get_closest_marker("in_vm_too") is not None
 
 
 def _is_isolated(item: pytest.Item) -> bool:
@@ -37,7 +58,7 @@ def _take_over_the_timeout(item: pytest.Item) -> None:
 
     mark = item.get_closest_marker("timeout")
     limit = mark.args[0] if mark and mark.args else float(item.config.getini("timeout") or 0)
-    item.stash[TIMEOUT_KEY] = float(limit)
+    item.stash[TIMEOUT_KEY] = float(limit) * _TIMEOUT_FACTOR
     item.add_marker(pytest.mark.timeout(0), append=False)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.lint.sources import TOP
 
-CHECKED = ("runtime", "cni", "cri", "tests", "setup.py")
+CHECKED = ("runtime", "cni", "cri", "tests", "vagrant", "setup.py")
 
 
 def run(tool: str, *arguments: str) -> None:
