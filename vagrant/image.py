@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def build(wanted: Image) -> None:
         return
     if os.geteuid() != 0:
         raise SystemExit("vm: building the guest's image needs root (mmdebstrap makes device nodes and owners)")
-    _install_host_packages()
+    install_packages(_HOST_PACKAGES)
     work = wanted.directory.with_name(wanted.directory.name + ".building")
     _forget(work)
     work.mkdir(parents=True)
@@ -106,13 +107,15 @@ def _run(*command: str | Path, **environment: str) -> None:
         raise SystemExit(f"vm: {command[0]} failed with status {done.returncode}: {' '.join(map(str, command))[:200]}")
 
 
-def _install_host_packages() -> None:
+def install_packages(wanted: Iterable[str]) -> None:
+    """Install those of the Debian packages that are missing."""
+    names = list(wanted)
     listed = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *_HOST_PACKAGES],
+        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *names],
         capture_output=True, text=True, check=False,
     ).stdout  # fmt: skip
     present = {line.split()[0] for line in listed.splitlines() if line.endswith(" installed")}
-    missing = [name for name in _HOST_PACKAGES if name not in present]
+    missing = [name for name in names if name not in present]
     if missing:
         _say(f"installing {' '.join(missing)}")
         _run("apt-get", "update", "-qq")
@@ -127,13 +130,6 @@ def _forget(directory: Path) -> None:
 
 def _make_keys(path: Path) -> None:
     _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ketch-vm", "-f", path)
-
-
-def _public_keys(work: Path) -> str:
-    keys = [(work / "id_vm.pub").read_text().strip()]
-    # Vagrant logs in with its well-known key where its package is installed on this host.
-    keys += [known.read_text().strip() for known in Path("/usr/share").glob("**/vagrant*/keys/vagrant.pub")]
-    return "\n".join(keys)
 
 
 def _requirements() -> list[str]:
@@ -189,7 +185,7 @@ def _bootstrap(suite: str, work: Path) -> None:
     ]  # fmt: skip
     _run(
         "mmdebstrap", *options, suite, work / "root", _sources(suite, work),
-        KEYS=_public_keys(work), WHEELS=str(_wheels(suite, work)), TMPDIR=str(work),
+        KEYS=(work / "id_vm.pub").read_text().strip(), WHEELS=str(_wheels(suite, work)), TMPDIR=str(work),
     )  # fmt: skip
 
 

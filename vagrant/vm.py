@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from vagrant import guest, image, machine, run_tests
+from vagrant import box, guest, image, libvirt, machine, run_tests
 
 _PROJECT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +28,9 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--report", type=Path, default=_PROJECT / "build" / "vm-report", help="where the reports go")
     test.add_argument("words", nargs="*", help="arguments for pytest instead of the chosen part")
     commands.add_parser("down", help="stop the machine and forget its disk")
+    commands.add_parser("box", help="make a Vagrant box of the image; prints how to use it")
+    libvirt_commands = commands.add_parser("libvirt", help="libvirtd for Vagrant where there is no systemd")
+    libvirt_commands.add_argument("direction", choices=("up", "down"))
     commands.add_parser("list", help="machines that run")
     return parser
 
@@ -58,6 +61,15 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if options.command == "down":
         machine.down(machine.Machine(image.image(options.suite), options.name))
+        return 0
+    if options.command == "libvirt":
+        (libvirt.up if options.direction == "up" else libvirt.down)()
+        return 0
+    if options.command == "box":
+        wanted = image.image(options.suite)
+        image.build(wanted)
+        print(f"vagrant box add --name ketch/{options.suite} {box.build(wanted)}")
+        print(f"export KETCH_BOX=ketch/{options.suite} KETCH_KEY={wanted.key}")
         return 0
     chosen = machine.Machine(_prepared(options.suite), options.name)
     if options.command == "image":
