@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -46,10 +47,14 @@ def _build(wanted: GoProgram, module: Path, folder: Path) -> None:
     target = folder / wanted.name
     if wanted.is_folder:
         target.mkdir()
-    environment = os.environ | {"CGO_ENABLED": "1" if wanted.cgo else "0", "GOFLAGS": "-mod=readonly"}
     started = time.monotonic()
-    command = wanted.command(find_go(), f"{target}/" if wanted.is_folder else str(target))
-    done = subprocess.run(command, cwd=module, env=environment, capture_output=True, text=True, check=False)
+    # in a copy: a checkout that moves under a build of minutes (rebase, stash) would break it
+    with tempfile.TemporaryDirectory(prefix="ketch-go-") as copy:
+        for name in ("go.mod", "go.sum"):
+            shutil.copy(module / name, copy)
+        command = wanted.command(find_go(), f"{target}/" if wanted.is_folder else str(target))
+        environment = os.environ | {"CGO_ENABLED": "1" if wanted.cgo else "0", "GOFLAGS": "-mod=readonly"}
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BuildFailed(f"cannot build {wanted.name}: {' '.join(command)}\n{done.stderr[-4000:]}")
     print(f"built {wanted.name} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class Runtime:
     files: Callable[[str], dict[str, str]]  # the registry's address -> what to write where, inside the machine
     command: Callable[[], list[str]]
     has_masquerade_exceptions: bool
+    kubelet: dict[str, Any] = field(default_factory=dict)  # settings of the kubelet that go with it
 
     @property
     def endpoint(self) -> str:

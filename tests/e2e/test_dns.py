@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names: acceptance cases AC52 to AC57."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.cluster import Cluster
+from tests.e2e.control_plane import DNS_ADDRESS, SERVICE_ADDRESS
+from tests.e2e.image_set import BUSYBOX
+from tests.e2e.machine import until
+from tests.e2e.objects import deployment, pod, service, shell, web
+from tests.e2e.space import Space
+
+pytestmark = [pytest.mark.needs("root"), pytest.mark.own_namespaces, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def dev(cluster: Cluster) -> Iterator[Space]:
+    """AC53: the same names in two namespaces, and a pod to jump from."""
+    spaces = [Space(cluster, "dev"), Space(cluster, "prod")]
+    for space in spaces:
+        space.create()
+        space.apply(deployment("enterprise", 2, web()), service("ent", {"app": "enterprise"}, 8080, 8080))
+    jump = shell("sleep 3600", tty=True, stdin=True)
+    spaces[0].apply(pod("jump", jump, terminationGracePeriodSeconds=5))
+    spaces[0].wait_until_ready("jump")
+    for space in spaces:
+        space.rollout("deployment/enterprise")
+    yield spaces[0]
+    for space in spaces:
+        space.delete()
+
+
+def test_ac52_the_dns_service_answers_over_udp_and_tcp(dev: Space) -> None:
+    assert dev.cluster.get("-n", "kube-system", "service", "kube-dns")["spec"]["clusterIP"] == DNS_ADDRESS
+    assert SERVICE_ADDRESS in dev.exec("jump", "nslookup", "kubernetes.default.svc.cluster.local", DNS_ADDRESS)
+    probe = f"echo | nc -w 2 {DNS_ADDRESS} 53 && echo open"
+    assert "open" in dev.exec("jump", "sh", "-c", probe)
+
+
+def test_ac54_the_resolver_searches_the_namespace_first(dev: Space) -> None:
+    lines = dev.exec("jump", "cat", "/etc/resolv.conf").splitlines()
+    assert f"nameserver {DNS_ADDRESS}" in lines
+    assert any(line.startswith("search dev.svc.cluster.local svc.cluster.local cluster.local") for line in lines)
+    assert "options ndots:5" in lines
+
+
+def backend(dev: Space, host: str) -> str:
+    return str(
+        until(lambda: dev.exec("jump", "wget", "-T", "2", "-qO-", f"http://{host}:8080/hostname", check=False), host)
+    )
+
+
+def test_ac55_the_short_name_is_here_and_the_long_one_there(cluster: Cluster, dev: Space) -> None:
+    prod = Space(cluster, "prod")
+    names = {
+        space.name: {each["metadata"]["name"] for each in space.get("pods", "-l", "app=enterprise")["items"]}
+        for space in (dev, prod)
+    }
+    assert backend(dev, "ent") in names["dev"]
+    assert backend(dev, "ent.prod.svc.cluster.local") in names["prod"]
+
+
+def test_ac56_a_pod_made_for_one_question_answers_it(dev: Space) -> None:
+    words = ["run", "dnsutils", "-i", "--rm", "--quiet", "--restart=Never", f"--image={BUSYBOX}", "--"]
+    assert SERVICE_ADDRESS in dev.kubectl(*words, "nslookup", "kubernetes.default.svc.cluster.local")
+
+
+def test_ac57_dns_comes_back_after_its_pods_are_deleted(cluster: Cluster, dev: Space) -> None:
+    system = Space(cluster, "kube-system")
+    before = {each["metadata"]["name"] for each in system.get("pods", "-l", "k8s-app=kube-dns")["items"]}
+    system.kubectl("delete", "pods", "-l", "k8s-app=kube-dns", "--wait=true")
+    system.rollout("deployment/coredns")
+    after = {each["metadata"]["name"] for each in system.get("pods", "-l", "k8s-app=kube-dns")["items"]}
+    assert after
+    assert not after & before
+    assert "CoreDNS" in system.logs(after.pop())
+    question = ["nslookup", "kubernetes.default.svc.cluster.local"]
+    until(lambda: SERVICE_ADDRESS in dev.exec("jump", *question, check=False), "names resolve again", 30, every=0.5)
