@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bridge: a veth pair between the container and a bridge of the host, addresses from an IPAM plugin.
+
+ADD    config -> IPAM ADD -> plan (pure) -> record -> steps -> result      any failure: remove(), IPAM DEL
+DEL    record (or what the names tell) -> rules, IPAM DEL, link, forget the record
+"""
+
+import os
+
+from ..addresses import Prefix, parse_ip, to_text
+from ..call import Call
+from ..errors import CONFLICT, MISMATCH, NOT_AVAILABLE, CniError
+from ..ipam import client as ipam
+from ..records import Records
+from ..results import IP, Interface, Result
+from ..wire import bridge as wire_bridge
+from ..wire import interface, masquerade, rules, spoof, veth
+from ..wire.masquerade import Masquerade, Masquerading
+from ..wire.sandbox import Sandbox, open_if_there
+from ..wire.sysctl import forwarding
+from ..wire.wiring import Wiring, carry_out, random_mac
+from .bridge_config import Config, checked_backend, with_preset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runtime.linux.steps import Step
+
+
+def add(call: Call) -> "dict[str, Any]":
+    call = with_preset(call)
+    config = Config(call)
+    records = Records(call, "bridge")
+    with Sandbox(call.netns) as sandbox, Wiring(sandbox) as wiring:
+        if sandbox.netlink.find_link(call.ifname) is not None:
+            raise CniError(
+                CONFLICT, f"interface {call.ifname} in {call.netns} exists already", "DEL this attachment first"
+            )
+        assigned = ipam.add(call)
+        try:
+            layout = Layout(call, config, assigned)
+            plan = layout.plan()
+            records.write(call.key, layout.record())
+            carry_out(plan, wiring)
+            return layout.result(wiring).to_json(call.version)
+        except BaseException:
+            _undo(call, config, records, wiring)
+            raise
+
+
+def delete(call: Call) -> None:
+    call = with_preset(call)
+    config = Config.for_removal(call)
+    records = Records(call, "bridge")
+    with Wiring(None) as wiring:
+        remove(call, config, records, wiring)
+
+
+def check(call: Call) -> None:
+    call = with_preset(call)
+    config = Config(call)
+    previous = call.previous
+    records = Records(call, "bridge")
+    with Sandbox(call.netns) as sandbox, Wiring(sandbox) as wiring:
+        link = interface.check_interface(sandbox.netlink, call.ifname, call.netns, previous)
+        _check_outside(call, config, wiring, link.lower)
+        record = records.read(call.key) or {}
+        _check_rules(call, config, wiring, record, link.mac)
+    ipam.check(call)
+
+
+def status(call: Call) -> None:
+    """Whether an ADD would succeed: the IPAM plugin's word, ours on names and forwarding."""
+    call = with_preset(call)
+    try:
+        config = Config(call)
+    except CniError as error:
+        raise CniError(NOT_AVAILABLE, f"bridge: {error.message}", error.details) from error
+    ipam.status(call)
+    with Wiring() as wiring:
+        link = wiring.host.find_link(config.bridge)
+        if link is not None and link.kind != "bridge":
+            raise CniError(NOT_AVAILABLE, f"bridge: {config.bridge} exists but is not a bridge")
+        if config.is_gateway and not config.layer_two:
+            refuse_dropped_forwarding(wiring)
+
+
+def gc(call: Call) -> None:
+    call = with_preset(call)
+    config = Config.for_removal(call)
+    records = Records(call, "bridge")
+    valid = call.valid_attachments()
+    failures = []
+    with Wiring() as wiring:
+        for key, record in records.all():
+            if key in valid:
+                continue
+            try:
+                _remove_recorded(call, wiring, key, record)
+                records.forget(key)
+            except (CniError, OSError) as error:
+                failures.append(f"{key}: {error}")
+        for name in _leftovers(records).all():
+            veth.delete_soon(wiring.host, name, _leftovers(records), in_process=call.in_process)
+        records.sweep()
+        rules.drop_unused_policies(wiring.nft)
+    del config
+    ipam.gc(call)
+    if failures:
+        raise CniError(CONFLICT, f"bridge: some attachments could not be removed: {'; '.join(failures)}")
+
+
+def explain(call: Call) -> list[str]:
+    """Every effect of an ADD, in order."""
+    call = with_preset(call)
+    config = Config(call)
+    layout = Layout(call, config, ipam.preview(call))
+    return [*ipam.explain(call), *(step.describe() for step in layout.plan())]
+
+
+class Layout:
+    """What an ADD makes, decided: names, addresses, steps. Pure but for the random MACs."""
+
+    __slots__ = ("assigned", "call", "comment", "config", "host", "host_mac", "inside_mac", "ips", "routes")
+
+    def __init__(self, call: Call, config: Config, assigned: Result | None) -> None:
+        self.call = call
+        self.config = config
+        self.assigned = assigned or Result()
+        self.host = veth.host_name(config.veth_prefix, call.network, call.key)
+        self.host_mac, self.inside_mac = random_mac(), config.mac or random_mac()
+        self.comment = rules.comment_of(call.network, call.key)
+        if assigned is not None and not assigned.ips:
+            raise CniError(MISMATCH, "IPAM plugin returned missing IP config")
+        self.ips = [IP(ip.prefix, ip.gateway or self._gateway(ip.prefix), 2) for ip in self.assigned.ips]
+        routes = list(self.assigned.routes)
+        if config.is_default_gateway:
+            routes += interface.default_routes(routes, self.ips)
+        self.routes = routes
+
+    def _gateway(self, prefix: Prefix) -> str | None:
+        """A gateway that IPAM has not named is the subnet's first address."""
+        return to_text(prefix.family, prefix.first + 1) if self.config.is_gateway else None
+
+    def record(self) -> "dict[str, Any]":
+        """All that removing needs to know."""
+        config = self.config
+        return {
+            "host": self.host,
+            "bridge": config.bridge,
+            "mac": self.inside_mac,
+            "guarded": config.macspoofchk,
+            "addresses": [str(ip.prefix) for ip in self.ips],
+            "masquerade": config.masquerade_backend if config.ip_masq else "",
+            "spared": [str(prefix) for prefix in config.exceptions],
+            "pod": self.call.pod,
+        }
+
+    def plan(self) -> "list[Step]":
+        config = self.config
+        vlan_aware = bool(config.vlan or config.trunk)
+        plan: list[Step] = [
+            wire_bridge.EnsureBridge(
+                config.bridge, mtu=config.mtu, promiscuous=config.promiscuous, vlan_aware=vlan_aware
+            ),
+            veth.CreateVeth(
+                self.host, self.call.ifname,
+                host_mac=self.host_mac, inside_mac=self.inside_mac, mtu=config.mtu, master=config.bridge,
+            ),
+        ]  # fmt: skip
+        if vlan_aware:
+            plan.append(
+                wire_bridge.PortVlans(self.host, config.vlan, config.trunk, keep_default=config.preserve_default_vlan)
+            )
+        if config.hairpin or config.isolated:
+            plan.append(veth.PortFlags(self.host, hairpin=config.hairpin, isolated=config.isolated))
+        if config.macspoofchk:
+            plan.append(spoof.GuardSource(self.host, self.inside_mac, self.comment))
+        if config.disable_container_interface:
+            return plan
+        plan += self._gateways()
+        routes = interface.with_gateways(self.routes, self.ips)
+        plan.append(
+            interface.ConfigureInterface(
+                self.call.ifname, self.ips, routes, duplicate_detection=config.duplicate_detection
+            )
+        )
+        if config.ip_masq and self.ips:
+            checked_backend(config.masquerade_backend)
+            plan.append(Masquerade(self.masquerading(), config.masquerade_backend))
+        plan.append(veth.WaitUntilUp(self.host))
+        return plan
+
+    def _gateways(self) -> "list[Step]":
+        config = self.config
+        if not config.is_gateway:
+            return []
+        name = config.bridge
+        plan: list[Step] = []
+        if config.vlan and self.ips:
+            leg = wire_bridge.VlanGateway(config.bridge, config.vlan, config.mtu)
+            name = leg.name
+            plan.append(leg)
+        for ip in self.ips:
+            if ip.gateway:
+                family, number = parse_ip(ip.gateway)
+                gateway = Prefix(family, number, ip.prefix.length)
+                plan.append(wire_bridge.GatewayAddress(name, gateway, force=config.force_address))
+        return plan + forwarding({ip.prefix.family for ip in self.ips})
+
+    def masquerading(self) -> Masquerading:
+        prefixes = [ip.prefix for ip in self.ips]
+        return Masquerading(self.call.network, self.call.container_id, self.comment, prefixes, self.config.exceptions)
+
+    def result(self, wiring: Wiring) -> Result:
+        bridge = wiring.links[self.config.bridge]
+        host = wiring.links.get(self.host) or wiring.host.link(self.host)
+        interfaces = [
+            Interface(self.config.bridge, bridge.mac, mtu=bridge.mtu),
+            Interface(self.host, self.host_mac, mtu=host.mtu),
+            Interface(self.call.ifname, self.inside_mac, self.call.netns, mtu=host.mtu),
+        ]
+        if self.config.vlan and self.config.is_gateway and self.ips:
+            leg = wiring.links[f"{self.config.bridge}.{self.config.vlan}"]
+            interfaces.append(Interface(leg.name, leg.mac, mtu=leg.mtu))
+        return Result(interfaces, self.ips, self.routes, self.config.dns or self.assigned.dns)
+
+
+def remove(call: Call, config: Config, records: Records, wiring: Wiring) -> None:
+    """The one teardown: rules, address, link, and last the record, which is what lets us try again."""
+    record = records.read(call.key)
+    if record is not None:
+        _remove_rules(call, wiring, call.key, record)
+    elif config.may_have_rules:
+        _remove_unrecorded_rules(call, wiring)
+    ipam.delete(call)
+    _remove_link(call, records, wiring, record, config)
+    if record is not None:
+        records.forget(call.key)
+
+
+def _undo(call: Call, config: Config, records: Records, wiring: Wiring) -> None:
+    """After a failed ADD. The failure itself is what the caller must hear of, so a second one is only noted."""
+    try:
+        remove(call, config, records, wiring)
+    except (CniError, OSError):
+        pass  # the record stays: DEL or GC tries again
+
+
+def _remove_recorded(call: Call, wiring: Wiring, key: str, record: "dict[str, Any]") -> None:
+    _remove_rules(call, wiring, key, record)
+    leftovers = _leftovers(Records(call, "bridge"))
+    veth.delete_soon(wiring.host, record["host"], leftovers, in_process=call.in_process)
+
+
+def _remove_rules(call: Call, wiring: Wiring, key: str, record: "dict[str, Any]") -> None:
+    comment = rules.comment_of(call.network, key)
+    if record.get("masquerade"):
+        what = recorded_masquerading(call.network, key, record)
+        masquerade.remove(wiring, what, record["masquerade"])
+    if record.get("guarded"):
+        spoof.remove(wiring, record["host"], record["mac"], comment)
+
+
+def recorded_masquerading(network: str, key: str, record: "dict[str, Any]") -> Masquerading:
+    from ..addresses import parse_prefix
+
+    prefixes = [parse_prefix(text) for text in record["addresses"]]
+    spared = [parse_prefix(text) for text in record.get("spared", [])]
+    return Masquerading(network, key.partition(":")[0], rules.comment_of(network, key), prefixes, spared)
+
+
+def _remove_unrecorded_rules(call: Call, wiring: Wiring) -> None:
+    """An attachment without a record: of the reference plugins, or of a lost state directory."""
+    comment = rules.comment_of(call.network, call.key)
+    masquerade.remove(wiring, Masquerading(call.network, call.container_id, comment, [], []), None)
+
+
+def _remove_link(call: Call, records: Records, wiring: Wiring, record: "dict[str, Any] | None", config: Config) -> None:
+    name = record["host"] if record else veth.host_name(config.veth_prefix, call.network, call.key)
+    if veth.delete_soon(wiring.host, name, _leftovers(records), in_process=call.in_process) or record:
+        return
+    with_namespace = open_if_there(call.netns)
+    if with_namespace is not None:
+        with with_namespace as sandbox:
+            _remove_foreign_link(call, records, wiring, sandbox)
+
+
+def _remove_foreign_link(call: Call, records: Records, wiring: Wiring, sandbox: Sandbox) -> None:
+    """An interface inside that another program's ADD has made under our name, unless another attachment owns it."""
+    link = sandbox.netlink.find_link(call.ifname)
+    if link is None or link.kind != "veth":
+        return
+    owned = {record["host"] for _, record in records.all()}
+    try:
+        peer = wiring.host.link_by_index(link.lower).name
+    except OSError:
+        return
+    if peer not in owned:
+        veth.delete_soon(wiring.host, peer, _leftovers(records), in_process=call.in_process)
+
+
+def _leftovers(records: Records) -> veth.Leftovers:
+    return veth.Leftovers(f"{os.path.dirname(records.directory)}/leftovers")
+
+
+def _check_outside(call: Call, config: Config, wiring: Wiring, peer: int) -> None:
+    bridge = wiring.host.find_link(config.bridge)
+    if bridge is None or bridge.kind != "bridge":
+        raise CniError(MISMATCH, f"bridge {config.bridge} does not exist any more")
+    if not bridge.up:
+        raise CniError(MISMATCH, f"bridge {config.bridge} is down")
+    try:
+        host = wiring.host.link_by_index(peer)
+    except OSError:
+        raise CniError(MISMATCH, f"the host's end of {call.ifname} does not exist any more") from None
+    names = {interface.name for interface in call.previous.interfaces if not interface.sandbox}
+    if host.name not in names:
+        raise CniError(MISMATCH, f"the host's end of {call.ifname} is {host.name}, which prevResult does not name")
+    if host.master != bridge.index:
+        raise CniError(MISMATCH, f"{host.name} is not a port of bridge {config.bridge} any more")
+    if not host.up and not config.disable_container_interface:
+        raise CniError(MISMATCH, f"{host.name} is down")
+    if config.is_gateway:
+        _check_gateways(call, config, wiring, bridge.index)
+
+
+def _check_gateways(call: Call, config: Config, wiring: Wiring, bridge: int) -> None:
+    index = wiring.host.link(f"{config.bridge}.{config.vlan}").index if config.vlan else bridge
+    have = {parse_ip(address.address) for address in wiring.host.addresses(index)}
+    for ip in call.previous.container_ips(call.ifname):
+        if ip.gateway and parse_ip(ip.gateway) not in have:
+            raise CniError(MISMATCH, f"gateway address {ip.gateway} is not on {config.bridge} any more")
+
+
+def _check_rules(call: Call, config: Config, wiring: Wiring, record: "dict[str, Any]", mac: str) -> None:
+    if config.ip_masq:
+        prefixes = [ip.prefix for ip in call.previous.container_ips(call.ifname)]
+        comment = rules.comment_of(call.network, call.key)
+        what = Masquerading(call.network, call.container_id, comment, prefixes, config.exceptions)
+        masquerade.check(wiring, what, record.get("masquerade") or config.masquerade_backend)
+    if config.macspoofchk and record:
+        spoof.check(wiring, record["host"], mac, rules.comment_of(call.network, call.key))
+
+
+def refuse_dropped_forwarding(wiring: Wiring) -> None:
+    """A FORWARD chain whose policy is DROP stops every pod, and nobody would look there."""
+    from ..wire.forwarding import dropping_chains
+
+    found = dropping_chains(wiring.nft)
+    if found:
+        raise CniError(
+            NOT_AVAILABLE,
+            f"bridge: forwarded packets are dropped by policy in {', '.join(found)}",
+            "chain the firewall plugin after bridge, or accept the bridge's traffic there",
+        )

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Versions of the specification: which there are, and which can do what."""
+
+SUPPORTED = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+CURRENT = SUPPORTED[-1]
+DEFAULT = "0.1.0"  # what a configuration without cniVersion means
+
+_FIRST_WITH = {"CHECK": (0, 4, 0), "GC": (1, 1, 0), "STATUS": (1, 1, 0)}
+
+
+def parse(version: str) -> tuple[int, int, int]:
+    """Three numbers; ValueError for anything else."""
+    parts = version.split(".")
+    if len(parts) > 3 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ValueError(f"{version!r} is not a version")
+    numbers = [int(part) for part in parts] + [0, 0]
+    return numbers[0], numbers[1], numbers[2]
+
+
+def at_least(version: str, other: str) -> bool:
+    return parse(version) >= parse(other)
+
+
+def has_verb(version: str, command: str) -> bool:
+    return parse(version) >= _FIRST_WITH.get(command, (0, 1, 0))

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The container's interface: its addresses and routes, and the comparison of both with what ADD had answered."""
+
+import errno
+
+from runtime.linux import netlink_messages as m
+from runtime.linux.netlink import write_sysctl
+from runtime.linux.netlink_objects import Link
+from runtime.linux.steps import Step
+from runtime.linux.syscalls import KernelError
+
+from ..addresses import parse_prefix
+from ..errors import MISMATCH, CniError
+from ..results import IP, Result, Route
+from .wiring import Wiring
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.linux.netlink import Netlink
+
+
+class ConfigureInterface(Step):
+    """Give the container's interface its addresses, set it up, add its routes: one message to the kernel."""
+
+    __slots__ = ("duplicate_detection", "ifname", "ips", "routes")
+
+    def __init__(self, ifname: str, ips: list[IP], routes: list[Route], *, duplicate_detection: bool = False) -> None:
+        self.ifname = ifname
+        self.ips = ips
+        self.routes = routes
+        self.duplicate_detection = duplicate_detection
+
+    def describe(self) -> str:
+        parts = [f"set link {self.ifname} up inside"]
+        parts += [f"address {ip.prefix}" for ip in self.ips]
+        parts += [f"route {described(route)}" for route in self.routes]
+        return ", ".join(parts)
+
+    def apply(self, context: Wiring) -> None:
+        inside = context.inside
+        link = inside.netlink.link(self.ifname)
+        inside.run(self._prepare)
+        requests = [
+            m.add_address(link.index, ip.prefix.ip, ip.prefix.length, duplicate_detection=self.duplicate_detection)
+            for ip in self.ips
+        ]
+        requests.append(m.link_up(link.index))
+        requests += [route_request(route, link.index) for route in self.routes]
+        inside.netlink.transact(*requests)
+        context.links[self.ifname] = link
+
+    def _prepare(self) -> None:
+        """Before the link is up and has addresses: neighbours are to hear of it, nobody is to wait for DAD."""
+        families = {ip.prefix.family for ip in self.ips}
+        if 2 in families:
+            _try_sysctl(f"net/ipv4/conf/{self.ifname}/arp_notify", "1")
+        if 10 in families:
+            _try_sysctl(f"net/ipv6/conf/{self.ifname}/disable_ipv6", "0")
+            detect = "1" if self.duplicate_detection else "0"
+            _try_sysctl(f"net/ipv6/conf/{self.ifname}/accept_dad", detect)
+            _try_sysctl(f"net/ipv6/conf/{self.ifname}/enhanced_dad", detect)
+            _try_sysctl(f"net/ipv6/conf/{self.ifname}/ndisc_notify", "1")
+
+
+def _try_sysctl(key: str, value: str) -> None:
+    try:
+        write_sysctl(key, value)
+    except KernelError as error:
+        if error.errno not in (errno.ENOENT, errno.EROFS):
+            raise
+
+
+def route_request(route: Route, link: int, *, table: int | None = None) -> m.Request:
+    body = route_body(route, link, table=table)
+    # A second route to the same destination is a second path; the very same one again is nothing new.
+    return m.add_route(body, described(route), append=True).tolerating(errno.EEXIST)
+
+
+def route_body(route: Route, link: int, *, table: int | None = None) -> bytes:
+    return m.route_body(
+        route.destination.network.ip,
+        route.destination.length,
+        link=link,
+        gateway=route.gateway,
+        priority=route.priority,
+        table=table or route.table or m.RT_TABLE_MAIN,
+        scope=route.scope,
+        mtu=route.mtu,
+        advmss=route.advmss,
+    )
+
+
+def described(route: Route) -> str:
+    words = [str(route.destination)]
+    words += [f"via {route.gateway}"] if route.gateway else []
+    extras = (("metric", route.priority), ("table", route.table), ("mtu", route.mtu), ("advmss", route.advmss))
+    words += [f"{name} {value}" for name, value in extras if value is not None]
+    return " ".join(words)
+
+
+def with_gateways(routes: list[Route], ips: list[IP]) -> list[Route]:
+    """A route that names no gateway goes by the first one of its family."""
+    gateways = {ip.prefix.family: ip.gateway for ip in reversed(ips) if ip.gateway}
+    return [route if route.gateway else route.via(gateways.get(route.destination.family)) for route in routes]
+
+
+def default_routes(routes: list[Route], ips: list[IP]) -> list[Route]:
+    """The default routes that isDefaultGateway adds: one per family that has a gateway and no such route yet."""
+    added: list[Route] = []
+    for ip in ips:
+        default = parse_prefix("::/0" if ip.prefix.family == 10 else "0.0.0.0/0")
+        there = [r for r in routes + added if r.destination.network == default and (r.gateway or r in added)]
+        if ip.gateway and not there:
+            added.append(Route(default, ip.gateway))
+    return added
+
+
+def check_interface(inside: "Netlink", ifname: str, sandbox: str, result: Result) -> Link:
+    """The interface is there, up, with the MAC, the addresses and the routes that the result names."""
+    link = inside.find_link(ifname)
+    if link is None:
+        raise CniError(MISMATCH, f"interface {ifname} is not in {sandbox} any more")
+    if not link.up:
+        raise CniError(MISMATCH, f"interface {ifname} in {sandbox} is down")
+    number = result.container_interface(ifname)
+    if number is None:
+        raise CniError(MISMATCH, f"prevResult names no interface {ifname} in {sandbox}")
+    wanted = result.interfaces[number]
+    if wanted.mac and wanted.mac.lower() != link.mac:
+        raise CniError(MISMATCH, f"interface {ifname} in {sandbox} has MAC {link.mac}, not {wanted.mac}")
+    check_addresses(inside, link, result.container_ips(ifname))
+    check_routes(inside, link, result)
+    return link
+
+
+def check_addresses(inside: "Netlink", link: Link, ips: list[IP]) -> None:
+    have = {parse_prefix(address.text) for address in inside.addresses(link.index)}
+    for ip in ips:
+        if ip.prefix not in have:
+            raise CniError(MISMATCH, f"address {ip.prefix} is not on {link.name}")
+
+
+def check_routes(inside: "Netlink", link: Link, result: Result) -> None:
+    """Routes of the result exist; others may too, later plugins add some."""
+    have: dict[int, set[tuple[str, str | None]]] = {}
+    for route in with_gateways(result.routes, result.container_ips(link.name)):
+        table = route.table or m.RT_TABLE_MAIN
+        family = route.destination.family
+        key = family << 32 | table
+        if key not in have:
+            listed = inside.routes(family, table)
+            have[key] = {(str(parse_prefix(r.destination)), r.gateway) for r in listed}
+        gateways = {gateway for destination, gateway in have[key] if destination == str(route.destination.network)}
+        if not gateways or (route.gateway and _plain(route.gateway) not in gateways):
+            raise CniError(MISMATCH, f"route {described(route)} is not there any more")
+
+
+def _plain(address: str) -> str:
+    from ..addresses import parse_ip, to_text
+
+    return to_text(*parse_ip(address))

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The iptables backend: the reference plugins' chains, entered by iptables-restore --noflush in one transaction.
+
+Same chain names as theirs, so that either set finds and removes what the other has made.
+"""
+
+from runtime.linux import nft
+from runtime.linux.nft import IPV4, IPV6, Nft
+
+from ..addresses import Prefix
+from ..errors import IO_FAILURE, MISMATCH, CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_TOOL = {2: "iptables", 10: "ip6tables"}
+_MULTICAST = {2: "224.0.0.0/4", 10: "ff00::/8"}
+_REFERENCE_TABLE = "cni_plugins_masquerade"
+
+
+def chain_name(prefix: str, network: str, container_id: str, length: int = 28) -> str:
+    """CNI-<hash>, as the reference plugins name the chain of an attachment."""
+    from hashlib import sha512
+
+    return (f"CNI-{prefix}" + sha512(f"{network}{container_id}".encode()).hexdigest())[:length]
+
+
+def add_masquerade(network: str, container_id: str, prefixes: list[Prefix], exceptions: list[Prefix]) -> None:
+    chain = chain_name("", network, container_id)
+    comment = _comment(network, container_id)
+    for family in sorted({prefix.family for prefix in prefixes}):
+        own = [prefix for prefix in prefixes if prefix.family == family]
+        spared = [prefix.network for prefix in own] + [p.network for p in exceptions if p.family == family]
+        lines = [f":{chain} - [0:0]"]
+        lines += [f"-A {chain} -d {prefix} {comment} -j ACCEPT" for prefix in spared]
+        lines += [f"-A {chain} ! -d {_MULTICAST[family]} {comment} -j MASQUERADE"]
+        lines += [f"-A POSTROUTING -s {prefix.ip} {comment} -j {chain}" for prefix in own]
+        restore(family, "nat", lines)
+
+
+def remove_masquerade(socket: Nft, network: str, container_id: str) -> None:
+    remove_chain(socket, "nat", chain_name("", network, container_id))
+
+
+def check_masquerade(network: str, container_id: str, prefixes: list[Prefix]) -> None:
+    chain = chain_name("", network, container_id)
+    for family in sorted({prefix.family for prefix in prefixes}):
+        lines = save(family, "nat")
+        jumps = any(line.startswith("-A POSTROUTING ") and line.endswith(f" -j {chain}") for line in lines)
+        masquerades = any(line.startswith(f"-A {chain} ") and line.endswith("-j MASQUERADE") for line in lines)
+        if not (jumps and masquerades):
+            raise CniError(
+                MISMATCH, f"masquerade rules of {container_id} are missing: chain {chain} of iptables' nat table"
+            )
+
+
+def remove_chain(socket: Nft, table: str, chain: str) -> None:
+    """Remove a chain and every jump to it, in both families; absent ones are fine."""
+    for family in (2, 10):
+        if not in_use(socket, family, table):
+            continue
+        lines = save(family, table)
+        jumps = [
+            line for line in lines if line.startswith("-A ") and f" -j {chain}" in f"{line} " and _jumps(line, chain)
+        ]
+        there = any(line.startswith(f":{chain} ") for line in lines)
+        if there:
+            deletions = [f"-D {line[3:]}" for line in jumps]
+            restore(family, table, [*deletions, f"-F {chain}", f"-X {chain}"])
+
+
+def _jumps(line: str, chain: str) -> bool:
+    words = line.split()
+    return any(words[at] == "-j" and words[at + 1] == chain for at in range(len(words) - 1))
+
+
+def remove_reference_masquerade(socket: Nft, network: str, container_id: str) -> None:
+    """Remove what the reference bridge plugin's nftables backend has made for a container."""
+    from hashlib import sha512
+
+    wanted = sha512(f"{network}{container_id}".encode()).hexdigest()
+    for rule in socket.rules(nft.INET, _REFERENCE_TABLE, "masq_checks"):
+        if rule.comment and (wanted.startswith(rule.comment.split("-")[-1]) or container_id in rule.comment):
+            socket.transact(nft.delete_rule(nft.INET, _REFERENCE_TABLE, "masq_checks", rule.handle))
+
+
+def in_use(socket: Nft, family: int, table: str) -> bool:
+    """Whether iptables has that table at all; asked of the kernel, so that no program runs in vain."""
+    if socket.has_table(IPV4 if family == 2 else IPV6, table):
+        return True
+    names = "/proc/net/ip_tables_names" if family == 2 else "/proc/net/ip6_tables_names"
+    try:
+        with open(names, encoding="ascii") as file:
+            return table in file.read().split()
+    except OSError:
+        return False
+
+
+def restore(family: int, table: str, lines: "Iterable[str]") -> None:
+    """Enter lines into a table as one transaction."""
+    tool = f"{_TOOL[family]}-restore"
+    text = "\n".join([f"*{table}", *lines, "COMMIT", ""])
+    said, status = nft.run_tool([tool, "--noflush", "-w", "5"], text.encode())
+    if status:
+        raise _refused(tool, said, status)
+
+
+def save(family: int, table: str) -> list[str]:
+    tool = f"{_TOOL[family]}-save"
+    said, status = nft.run_tool([tool, "-t", table], b"")
+    if status:
+        raise _refused(tool, said, status)
+    return [line for line in said.splitlines() if not line.startswith("#")]
+
+
+def usable(path: str | None = None) -> str:
+    """Nothing if iptables can be used; otherwise why not."""
+    said, status = nft.run_tool(["iptables", "--version"], b"", path)
+    return "" if status == 0 else said.strip() or f"iptables --version ended with status {status}"
+
+
+def _refused(tool: str, said: str, status: int) -> CniError:
+    words = " ".join(said.split()) or f"status {status}"
+    return CniError(IO_FAILURE, f"{tool} failed: {words}", "ipMasqBackend and backend choose nftables instead")
+
+
+def _comment(network: str, container_id: str) -> str:
+    words = f'name: "{network}" id: "{container_id}"'[:255]
+    return '-m comment --comment "' + words.replace('"', '\\"') + '"'
