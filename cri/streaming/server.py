@@ -78,6 +78,8 @@ class StreamingServer:
 
     def stop(self) -> None:
         """Stop listening and end the sessions; the processes in the containers live on."""
+        if self._stopping < 0:
+            return
         os.eventfd_write(self._stopping, 1)
         if self._listener:
             # shutdown(2) wakes the thread in accept(2); close(2) alone would leave it there
@@ -89,6 +91,9 @@ class StreamingServer:
             threads = list(self._threads)
         for thread in threads:
             thread.join(max(0.0, deadline - monotonic()))
+        if not any(thread.is_alive() for thread in threads):
+            os.close(self._stopping)  # not while a session that would not end in time still polls it
+            self._stopping = -1
 
     @property
     def port(self) -> int:
