@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cached results, in libcni's place and format: another runtime can take the node over, and we can from another."""
+
+import base64
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.linux import durable, json_text
+
+CACHE_DIRECTORY = "/var/lib/cni"
+_KIND = "cniCacheV1"
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """What an ADD was called with and what it answered."""
+
+    network: str
+    container_id: str
+    ifname: str
+    netns: str = ""
+    config: bytes = b""
+    args: tuple[tuple[str, str], ...] = ()
+    capability_args: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        answer: dict[str, Any] = {
+            "kind": _KIND,
+            "containerId": self.container_id,
+            "config": base64.b64encode(self.config).decode(),
+            "ifName": self.ifname,
+            "networkName": self.network,
+        }
+        if self.netns:
+            answer["netns"] = self.netns
+        if self.args:
+            answer["cniArgs"] = [list(pair) for pair in self.args]
+        if self.capability_args:
+            answer["capabilityArgs"] = self.capability_args
+        answer["result"] = self.result
+        return answer
+
+
+class Cache:
+    """The files <directory>/results/<network>-<containerID>-<ifname>."""
+
+    def __init__(self, directory: str = CACHE_DIRECTORY) -> None:
+        self.directory = f"{directory}/results"
+
+    def path(self, network: str, container_id: str, ifname: str) -> str:
+        return f"{self.directory}/{network}-{container_id}-{ifname}"
+
+    def write(self, cached: Cached) -> None:
+        os.makedirs(self.directory, 0o700, exist_ok=True)
+        path = self.path(cached.network, cached.container_id, cached.ifname)
+        # Not fsynced, as libcni does not: a boot ends what it describes.
+        durable.replace(path, json_text.dumps(cached.to_json()).encode(), 0o600, durable=False)
+
+    def read(self, network: str, container_id: str, ifname: str) -> Cached | None:
+        """None if there is none, or if it cannot be understood (a DEL must go on without it)."""
+        return _read(self.path(network, container_id, ifname))
+
+    def forget(self, network: str, container_id: str, ifname: str) -> None:
+        durable.remove(self.path(network, container_id, ifname), durable=False)
+
+    def all(self, network: str | None = None) -> list[Cached]:
+        """Every attachment that somebody has cached, of one network or of all."""
+        try:
+            names = sorted(os.listdir(self.directory))
+        except FileNotFoundError:
+            return []
+        found = [_read(f"{self.directory}/{name}") for name in names if not name.startswith(".")]
+        return [cached for cached in found if cached is not None and network in (None, cached.network)]
+
+
+def _read(path: str) -> Cached | None:
+    data = durable.read(path)
+    if data is None:
+        return None
+    try:
+        raw = json_text.loads(data)
+        if raw["kind"] != _KIND:
+            return None
+        return Cached(
+            network=raw["networkName"],
+            container_id=raw["containerId"],
+            ifname=raw["ifName"],
+            netns=raw.get("netns", ""),
+            config=base64.b64decode(raw["config"]),
+            args=tuple((key, value) for key, value in raw.get("cniArgs") or ()),
+            capability_args=raw.get("capabilityArgs"),
+            result=raw["result"],
+        )
+    except (json_text.JSONError, KeyError, TypeError, ValueError):
+        return None
