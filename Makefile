@@ -48,7 +48,7 @@ $(VENV)/ready: pyproject.toml
 build: setup ## Compile the C parts; afterwards .venv/bin/{ketch,ketch-runtime,ketch-cri,ketch-cni} and build/cni/bin/* work
 	@$(VENV)/bin/python setup.py -q build_ext --inplace build_programs --inplace
 	@$(MAKE) $(VENV)/bin/ketch
-	@for name in ketch-runtime ketch-cri ketch-cni; do ln -f $(VENV)/bin/ketch $(VENV)/bin/$$name; done
+	@for name in ketch-runtime ketch-cri ketch-cni ketch-spawner; do ln -f $(VENV)/bin/ketch $(VENV)/bin/$$name; done
 	@mkdir -p build/cni/bin
 	@for plugin in $$(cni/list-plugins); do ln -sfn ../../../$(VENV)/bin/ketch-cni build/cni/bin/$$plugin; done
 

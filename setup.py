@@ -13,7 +13,7 @@ import subprocess
 from setuptools import Command, setup
 from setuptools.command.build import build
 
-COMMANDS = ("ketch", "ketch-runtime", "ketch-cri", "ketch-cni")
+COMMANDS = ("ketch", "ketch-runtime", "ketch-cri", "ketch-cni", "ketch-spawner")
 CC = shlex.split(os.environ.get("CC", "cc"))
 CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from runtime.keep import places, wire
 from runtime.keep.bring_up import bring_up
+from runtime.linux import processes
 
 
 # KeepError
@@ -332,7 +333,7 @@ class Client:
         try:
             connection.send({"op": "exec", **asdict(request)})
             answer = _checked(connection.receive(None))
-            session = Session(connection, *_streams(answer, connection.take_fds()))
+            session = Session(connection, *_streams(answer))
             session.pid = answer["pid"]
             return session
         except BaseException:
@@ -351,7 +352,7 @@ class Client:
         try:
             connection.send({"op": "attach", "id": identity, "stdin": stdin, "stdout": stdout, "stderr": stderr})
             answer = _checked(connection.receive(None))
-            return Session(connection, *_streams(answer, connection.take_fds()))
+            return Session(connection, *_streams(answer))
         except BaseException:
             connection.close()
             raise
@@ -373,7 +374,7 @@ class Client:
         kept = self.kept(identity)
         if kept is None:
             raise NoSuchContainer(f"cannot signal container {identity}: it was never started here")
-        return wire.signal_process(kept.pid, kept.start_time, number)
+        return processes.signal(kept.pid, kept.start_time, number)
 
     def wait(self, identity: str, timeout_seconds: float | None = None) -> Exit | None:
         """The container's exit once its file is written and its log complete; None after `timeout_seconds`."""
@@ -464,8 +465,9 @@ def _checked(answer: dict[str, Any] | None) -> dict[str, Any]:
     return answer
 
 
-def _streams(answer: dict[str, Any], fds: list[int]) -> tuple[int, int, int]:
+def _streams(answer: dict[str, Any]) -> tuple[int, int, int]:
     """The answer says which of stdin, stdout, stderr its descriptors are, in this order."""
+    fds = answer["fds"]
     stdin, stdout, stderr = (fds.pop(0) if name in answer["streams"] else -1 for name in ("stdin", "stdout", "stderr"))
     return stdin, stdout, stderr
 

@@ -15,6 +15,8 @@ import json
 import os
 from typing import Any
 
+from runtime.linux import durable
+
 
 def spawner_socket(state_dir: str) -> str:
     return state_dir + "/spawner.sock"
@@ -58,20 +60,33 @@ def fifo(state_dir: str, identity: str, stream: str) -> str:
 
 def read_json(path: str) -> dict[str, Any] | None:
     """The object in a file that is replaced atomically; None when there is no such file."""
-    try:
-        with open(path, "rb") as file:
-            found: dict[str, Any] = json.loads(file.read())
-    except FileNotFoundError:
+    text = durable.read(path)
+    if text is None:
         return None
+    found: dict[str, Any] = json.loads(text)
     return found
 
 
 def write_json(path: str, value: dict[str, Any], mode: int = 0o600) -> None:
     """Replace the file atomically. Not flushed to a disk: the state directory does not survive a boot anyway."""
-    new = f"{path}.new"
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    durable.replace(path, json.dumps(value).encode() + b"\n", mode, durable=False)
+
+
+def remove_container(state_dir: str, identity: str) -> None:
+    """Everything in a container's directory, the record last; a second time is a no-op."""
+    directory = container_dir(state_dir, identity)
     try:
-        os.write(fd, json.dumps(value).encode() + b"\n")
-    finally:
-        os.close(fd)
-    os.rename(new, path)
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return
+    for name in sorted(names, key=lambda name: name == "kept"):
+        os.unlink(f"{directory}/{name}")
+    os.rmdir(directory)
+
+
+def check_id(identity: object) -> str:
+    """An id is a file name here: letters, digits and _+-. only, and neither . nor .. nor hidden."""
+    plain = isinstance(identity, str) and 0 < len(identity) <= 255 and identity.isascii()
+    if not plain or not all(c.isalnum() or c in "_+-." for c in str(identity)) or str(identity).startswith("."):
+        raise ValueError(f"{identity!r} is not a container id (letters, digits, _ + - . only)")
+    return str(identity)

@@ -4,20 +4,22 @@
     4 bytes  length of what follows, big endian
     n bytes  a JSON object; a request has "op", an answer has either its fields or "error" (one sentence) and "kind"
 
-Descriptors ride with the first byte of their message (SCM_RIGHTS). Keepers outlive the installed files, so a newer
-client may talk to an older keeper: fields are only ever added, an unknown field is ignored, an unknown "op" is
-answered with kind "refused".
+Descriptors ride beside a message's bytes (SCM_RIGHTS); "fds" in the object counts them, and in a received message is
+the list of their numbers. Keepers outlive the installed files, so a newer client may talk to an older keeper: fields
+are only ever added, an unknown field is ignored, an unknown "op" is answered with kind "refused".
 """
 
 import array
 import json
 import os
 import select
-import signal
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from typing import Any
+
+from runtime.linux import fdpass
 
 VERSION = 1
 _HEAD = struct.Struct(">I")
@@ -26,20 +28,26 @@ _MOST_FDS = 64
 
 
 class Connection:
-    """One end of a stream of messages. Blocking by default; `pump` serves a loop that may not block."""
+    """One end of a stream of messages. receive() blocks; pump() serves a loop that may not."""
+
+    __slots__ = ("_data", "_fds", "ended", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.ended = False  # the other side has closed, or sent what is no message
         self._data = b""
-        self._fds: array.array[int] = array.array("i")
+        self._fds: list[int] = []
 
     def fileno(self) -> int:
+        """For a selector."""
         return self.sock.fileno()
 
-    def send(self, message: dict[str, Any], fds: "list[int] | tuple[int, ...]" = ()) -> None:
-        """Send one message; a peer that is gone is not an error here, its answer will be missing."""
-        text = json.dumps(message).encode()
+    def send(self, message: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        """Send one message. That the peer is gone is no error here: `ended` says so, and its answer will be missing."""
+        if self.sock.fileno() < 0:
+            self.ended = True
+            return
+        text = json.dumps({**message, "fds": len(fds)} if fds else message).encode()
         data = _HEAD.pack(len(text)) + text
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
@@ -56,73 +64,78 @@ class Connection:
             if self.ended:
                 return None
             if deadline is not None:
-                left = max(0.0, deadline - time.monotonic())
                 poll = select.poll()
                 poll.register(self.sock, select.POLLIN)
-                if not poll.poll(left * 1000):
+                if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                     return None
-            self._read()
+            self._read(0)
         return message
 
     def pump(self) -> list[dict[str, Any]]:
         """After the socket was ready: read once, answer every whole message."""
-        self._read()
+        self._read(socket.MSG_DONTWAIT)
         messages = []
         while (message := self._next()) is not None:
             messages.append(message)
         return messages
-
-    def take_fds(self) -> list[int]:
-        """The descriptors that came with the messages so far; now the caller's."""
-        taken, self._fds = self._fds, array.array("i")
-        return list(taken)
 
     def shut_down(self) -> None:
         """End both directions at once, also for a thread that is blocked in receive()."""
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # ENOTCONN: the other side was quicker
+            pass  # ENOTCONN: the other side was quicker; EBADF: closed already
 
-    def _read(self) -> None:
+    def close(self) -> None:
+        """Close the socket and what nobody took."""
+        self.sock.close()
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = []
+
+    def _read(self, flags: int) -> None:
         room = socket.CMSG_SPACE(_MOST_FDS * 4)
         try:
-            data, ancillary, _, _ = self.sock.recvmsg(65536, room, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, _, _ = self.sock.recvmsg(65536, room, socket.MSG_CMSG_CLOEXEC | flags)
         except BlockingIOError:
             return
         except ConnectionResetError:
             data, ancillary = b"", []
         for level, kind, value in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                self._fds.frombytes(value[: len(value) - len(value) % 4])
+                fds = array.array("i")
+                fds.frombytes(value[: len(value) - len(value) % fds.itemsize])
+                self._fds += fds
         if not data:
             self.ended = True
         self._data += data
 
     def _next(self) -> dict[str, Any] | None:
-        if len(self._data) < 4:
+        if len(self._data) < _HEAD.size:
             return None
         (length,) = _HEAD.unpack_from(self._data)
         if length > _MOST_BYTES:
-            self.ended = True
+            return self._garbage()
+        if len(self._data) < _HEAD.size + length:
             return None
-        if len(self._data) < 4 + length:
-            return None
-        text, self._data = self._data[4 : 4 + length], self._data[4 + length :]
+        text = self._data[_HEAD.size : _HEAD.size + length]
+        self._data = self._data[_HEAD.size + length :]
         try:
             message = json.loads(text)
         except ValueError:
-            message = None
+            return self._garbage()
         if not isinstance(message, dict):
-            self.ended = True
-            return None
+            return self._garbage()
+        count = message.get("fds", 0)
+        if not isinstance(count, int) or not 0 <= count <= len(self._fds):
+            return self._garbage()
+        message["fds"], self._fds = self._fds[:count], self._fds[count:]
         return message
 
-    def close(self) -> None:
-        self.sock.close()
-        for fd in self._fds:
-            os.close(fd)
-        self._fds = array.array("i")
+    def _garbage(self) -> "dict[str, Any] | None":
+        self.ended = True
+        self._data = b""
+        return None
 
     def __enter__(self) -> "Connection":
         return self
@@ -131,81 +144,41 @@ class Connection:
         self.close()
 
 
+def pair() -> tuple[Connection, Connection]:
+    """Two connected ends."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    return Connection(one), Connection(other)
+
+
+def adopted(fd: int) -> Connection:
+    """The connection behind a descriptor that was passed to us."""
+    return Connection(socket.socket(fileno=fd))
+
+
 def connect(path: str) -> Connection | None:
     """To the listener at `path`; None when nobody listens there."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _short(path, sock.connect)
+        return adopted(fdpass.connect(path).detach())
     except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
-        sock.close()
         return None
-    except BaseException:
-        sock.close()
-        raise
-    return Connection(sock)
 
 
 def listen(path: str) -> socket.socket:
-    """A listener at `path`, for its owner only; takes the place of what a dead one left there."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    """A listener at `path`, for its owner only, in the place of what a dead one left there."""
     try:
         os.unlink(path)
     except FileNotFoundError:
         pass
-    before = os.umask(0o177)
-    try:
-        _short(path, sock.bind)
-    finally:
-        os.umask(before)
-    sock.listen(512)
+    sock = socket.socket(fileno=fdpass.listen(path, backlog=512).detach())
     os.set_blocking(sock.fileno(), False)
     return sock
 
 
-def _short(path: str, call: Any) -> None:
-    """sun_path ends after 107 bytes: a longer path is named through a descriptor of its directory."""
-    if len(os.fsencode(path)) <= 107:
-        call(path)
-        return
-    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def accept(listener: socket.socket) -> Connection | None:
+    """The next connection; None when there is none after all."""
     try:
-        call(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
-    finally:
-        os.close(directory)
-
-
-def start_time(pid: int) -> int | None:
-    """Clock ticks from boot to the start of `pid`; None when it is gone. With the pid it names one process for ever."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
+        sock, _ = listener.accept()
+    except (BlockingIOError, ConnectionAbortedError):
         return None
-    return int(text[text.rindex(b")") + 2 :].split()[19])
-
-
-def open_process(pid: int, started: int) -> int | None:
-    """A pidfd of exactly this process; None when it is gone."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
-    # Only after the descriptor is open can the number no longer pass to another process.
-    if start_time(pid) != started:
-        os.close(fd)
-        return None
-    return fd
-
-
-def signal_process(pid: int, started: int, number: int) -> bool:
-    """Signal exactly this process; False when it is gone."""
-    fd = open_process(pid, started)
-    if fd is None:
-        return False
-    try:
-        signal.pidfd_send_signal(fd, number)
-    except ProcessLookupError:
-        return False
-    finally:
-        os.close(fd)
-    return True
+    os.set_blocking(sock.fileno(), True)
+    return Connection(sock)

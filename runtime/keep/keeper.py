@@ -1,0 +1,447 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parent of several containers: starts them, keeps their stdio, waits, writes exit files; outlives the others."""
+
+import os
+import signal
+import sys
+import traceback
+from typing import Any
+
+from runtime.keep import birth, places, seen_exit, starter, wire
+from runtime.keep.attach import Viewer
+from runtime.keep.kept import KeptContainer
+from runtime.keep.loop import READ, Loop
+from runtime.linux import processes, syscalls
+from runtime.linux._core import lib
+
+
+class Refusal(Exception):
+    """A request that cannot be served; kind is the client's exception."""
+
+    def __init__(self, sentence: str, kind: str = "refused") -> None:
+        super().__init__(sentence)
+        self.kind = kind
+
+
+class Keeper:
+    """One process. Containers arrive over the channel from the spawner; clients come to our own socket."""
+
+    def __init__(self, state_dir: str, name: str, channel: wire.Connection) -> None:
+        self.state_dir = state_dir
+        self.name = name
+        self.loop = Loop()
+        self.containers: dict[str, KeptContainer] = {}
+        self._by_pid: dict[int, KeptContainer] = {}
+        self._statuses: dict[int, int] = {}  # of children that ended before we knew whose they are
+        self._starting: dict[int, _Starting] = {}  # starter's pid -> what it makes
+        self._listener = wire.listen(places.keeper_socket(state_dir, name))
+        self._channel: wire.Connection | None = None
+        self._lingering: list[KeptContainer] = []  # ended, but a viewer has not taken all of the output yet
+        self._retired = False
+        self._take_channel(channel)
+
+    def run(self) -> int:
+        """Until nothing is kept and the spawner has no use for us, or has gone."""
+        syscalls.prctl(lib.PR_SET_CHILD_SUBREAPER, 1)
+        self.loop.on_child(self._child_ended)
+        self.loop.watch(self._listener.fileno(), READ, self._accept)
+        self.loop.run()
+        try:
+            os.unlink(places.keeper_socket(self.state_dir, self.name))
+        except FileNotFoundError:
+            pass  # the spawner was quicker
+        return 0
+
+    # who talks to us
+
+    def _accept(self) -> None:
+        connection = wire.accept(self._listener)
+        if connection is not None:
+            self.loop.watch(connection.fileno(), READ, lambda: self._serve(connection))
+
+    def _serve(self, connection: wire.Connection) -> None:
+        for message in connection.pump():
+            self._answer(connection, message)
+        if connection.ended:
+            self._hang_up(connection)
+
+    def _hang_up(self, connection: wire.Connection) -> None:
+        for container in self.containers.values():
+            if connection in container.waiters:
+                container.waiters.remove(connection)
+        self.loop.ignore(connection.fileno())
+        connection.close()
+
+    def _answer(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        operation = _OPERATIONS.get(str(message.get("op")))
+        try:
+            if operation is None:
+                raise Refusal(f"this keeper knows no {message.get('op')!r}")
+            answer = operation(self, connection, message)
+        except Refusal as why:
+            answer = {"error": str(why), "kind": why.kind}
+        except (OSError, KeyError, TypeError, ValueError) as why:
+            answer = {"error": str(why) or repr(why), "kind": "refused"}
+        if answer is not None:
+            connection.send(answer)
+
+    def _container(self, message: dict[str, Any]) -> KeptContainer:
+        found = self.containers.get(str(message.get("id")))
+        if found is None:
+            raise Refusal(f"container {message.get('id')} is not kept here (has it ended?)", "unknown")
+        return found
+
+    def _attach(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        container = self._container(message)
+        self.loop.ignore(connection.fileno())
+        viewer = container.attach(connection, message)
+        self.loop.watch(connection.fileno(), READ, lambda: self._heard(container, viewer))
+
+    def _heard(self, container: KeptContainer, viewer: Viewer) -> None:
+        for message in viewer.connection.pump():
+            if message.get("op") == "resize":
+                container.resize(int(message["columns"]), int(message["rows"]))
+        if viewer.connection.ended:
+            viewer.leave()
+            self._leave_if_idle()
+
+    def _resize(self, _: wire.Connection, message: dict[str, Any]) -> dict[str, Any]:
+        self._container(message).resize(int(message["columns"]), int(message["rows"]))
+        return {}
+
+    def _reopen_log(self, _: wire.Connection, message: dict[str, Any]) -> dict[str, Any]:
+        self._container(message).log.reopen()
+        return {}
+
+    def _close_stdin(self, _: wire.Connection, message: dict[str, Any]) -> dict[str, Any]:
+        container = self._container(message)
+        if container.input is not None:
+            container.input.close_after_pending()
+        return {}
+
+    def _wait(self, connection: wire.Connection, message: dict[str, Any]) -> dict[str, Any] | None:
+        container = self.containers.get(places.check_id(message.get("id")))
+        if container is None:
+            found = places.read_json(places.exit_file(self.state_dir, str(message.get("id"))))
+            if found is None:
+                raise Refusal(f"container {message.get('id')} is not kept here", "unknown")
+            return found
+        container.waiters.append(connection)
+        return None
+
+    def _new_channel(self, connection: wire.Connection, _: dict[str, Any]) -> dict[str, Any] | None:
+        """A new spawner, after ours has died."""
+        if self._channel is not None:
+            return {"error": "another spawner has this keeper", "kind": "refused"}
+        self.loop.ignore(connection.fileno())
+        connection.send({"name": self.name, "pid": os.getpid()})
+        self._take_channel(connection)
+        for container in self.containers.values():
+            self._announce(container)
+        return None
+
+    # the spawner
+
+    def _take_channel(self, channel: wire.Connection) -> None:
+        self._channel = channel
+        self.loop.watch(channel.fileno(), READ, self._instructed)
+
+    def _instructed(self) -> None:
+        channel = self._channel
+        assert channel is not None
+        for message in channel.pump():
+            try:
+                self._obey(message)
+            except Exception:
+                traceback.print_exc()
+                sys.stderr.flush()
+        if channel.ended:
+            self._hang_up(channel)
+            self._channel = None
+            for container in list(self.containers.values()):
+                container.parent_gone = True
+                self._look_at_orphan(container)
+            self._leave_if_idle()
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        operation = message["op"]
+        if operation == "start":
+            self._start(wire.adopted(message["fds"][0]), message)
+        elif operation == "adopt":
+            self._adopt(message)
+        elif operation == "reaped":
+            container = self.containers.get(message["id"])
+            if container is not None and container.pidfd >= 0:
+                self._ended(container, message["status"])
+        elif operation == "retire":
+            self._retired = True
+            self._leave_if_idle()
+            if message.get("force"):
+                self.loop.running = False
+
+    def _tell(self, message: dict[str, Any], fds: "tuple[int, ...]" = ()) -> None:
+        if self._channel is not None:
+            self._channel.send(message, fds)
+
+    def _announce(self, container: KeptContainer) -> None:
+        """Let the spawner know whose orphan it might meet one day, and hold copies of what would be lost with us."""
+        self._tell({"op": "kept", "id": container.id, "pid": container.record["pid"]}, container.precious())
+
+    def _leave_if_idle(self) -> None:
+        self._lingering = [container for container in self._lingering if container.viewers]
+        if (
+            not self.containers
+            and not self._starting
+            and not self._lingering
+            and (self._retired or self._channel is None)
+        ):
+            self.loop.running = False
+
+    # starting
+
+    def _start(self, client: wire.Connection, request: dict[str, Any]) -> None:
+        try:
+            starting = _Starting(self, client, request)
+        except (Refusal, OSError) as why:
+            self._tell({"op": "unstarted", "id": request["id"]})
+            client.send({"error": f"cannot start container {request['id']}: {why}", "kind": "start"})
+            client.close()
+            return
+        self._starting[starting.pid] = starting
+
+    def _made(self, starting: "_Starting", answer: dict[str, Any] | None) -> None:
+        """The starter has spoken, or died."""
+        container = starting.container
+        self._starting.pop(starting.pid, None)
+        if answer is None or "error" in answer:
+            sentence = answer["error"] if answer else "its starter died; spawner.log may say why"
+            starting.undo()
+            self._tell({"op": "unstarted", "id": container.id})
+            starting.client.send({"error": f"cannot start container {container.id}: {sentence}", "kind": "start"})
+        else:
+            if answer["fds"]:
+                self._give_terminal(container, answer["fds"][0])
+            container.record.update(pid=answer["pid"], start_time=answer["start_time"])
+            container.record.update(memory_cgroup=answer["memory_cgroup"], oom_kills=answer["oom_kills"])
+            self.containers[container.id] = container
+            self._by_pid[answer["pid"]] = container
+            places.write_json(places.kept_file(self.state_dir, container.id), container.record)
+            self._announce(container)
+            starting.client.send({"pid": answer["pid"], "start_time": answer["start_time"]})
+            if (status := self._statuses.pop(answer["pid"], None)) is not None:
+                self._ended(container, status)
+        starting.client.close()
+        self._leave_if_idle()
+
+    def _give_terminal(self, container: KeptContainer, master: int) -> None:
+        container.take_terminal(master)
+        if container.record["stdin"]:
+            container.take_input(os.dup(master), lambda: None)
+
+    # adoption
+
+    def _adopt(self, message: dict[str, Any]) -> None:
+        """Containers of a keeper that has died. Each comes with what the spawner holds for it, and with its wait
+        status if the spawner has reaped it already."""
+        fds = list(message["fds"])
+        for entry in message["containers"]:
+            given = [fds.pop(0) for _ in range(entry["fds"])]
+            try:
+                self._adopt_one(entry, given)
+            except Exception:
+                traceback.print_exc()
+                sys.stderr.flush()
+
+    def _adopt_one(self, entry: dict[str, Any], given: list[int]) -> None:
+        record = places.read_json(places.kept_file(self.state_dir, entry["id"]))
+        if record is None or not record["pid"] or os.path.exists(places.exit_file(self.state_dir, entry["id"])):
+            for fd in given:
+                os.close(fd)
+            self._tell({"op": "unstarted", "id": entry["id"]})
+            return
+        record["keeper"] = self.name
+        places.write_json(places.kept_file(self.state_dir, entry["id"]), record)
+        container = KeptContainer(self.state_dir, record, self.loop)
+        self.containers[container.id] = container
+        if not record["tty"]:
+            container.open_fifos()
+            if given:
+                container.take_input(given[0], lambda: self._tell({"op": "drop", "id": container.id}))
+        elif given:
+            self._give_terminal(container, given[0])
+        self._announce(container)
+        if entry["status"] is not None:
+            self._ended(container, entry["status"])
+            return
+        pidfd = processes.open_pidfd(record["pid"], record["start_time"])
+        if pidfd is None:
+            self._ended(container, None)  # gone, and nobody saw how
+            return
+        container.pidfd = pidfd
+        self.loop.watch(pidfd, READ, lambda: self._look_at_orphan(container))
+
+    def _look_at_orphan(self, container: KeptContainer) -> None:
+        """An adopted container may have ended."""
+        if container.pidfd < 0 or not seen_exit.has_ended(container.pidfd):
+            return
+        self.loop.ignore(container.pidfd)
+        status = seen_exit.status_of(container.pidfd, container.record["pid"], container.record["start_time"])
+        # Where nothing is to be seen, the spawner may be its parent and tell; without a spawner nobody will.
+        if status is not None or self._channel is None or container.parent_gone:
+            self._ended(container, status)
+        else:
+            self._tell({"op": "status", "id": container.id, "pid": container.record["pid"]})
+
+    # endings
+
+    def _child_ended(self, pid: int, status: int) -> None:
+        starting = self._starting.get(pid)
+        if starting is not None:
+            starting.starter_ended()
+            return
+        container = self._by_pid.get(pid)
+        if container is not None:
+            self._ended(container, status)
+        elif self._starting:
+            self._statuses[pid] = status
+
+    def _ended(self, container: KeptContainer, status: int | None) -> None:
+        self.containers.pop(container.id, None)
+        self._by_pid.pop(container.record["pid"], None)
+        try:
+            container.finish(status)
+        except OSError:
+            traceback.print_exc()
+            sys.stderr.flush()
+        self._lingering.append(container)
+        container.when_left = self._leave_if_idle
+        self._tell({"op": "exited", "id": container.id})
+        if not self._starting:
+            self._statuses.clear()
+        self._leave_if_idle()
+
+
+class _Starting:
+    """A start under way: the container's half that we keep, and the process that makes the other."""
+
+    def __init__(self, keeper: Keeper, client: wire.Connection, request: dict[str, Any]) -> None:
+        self.client = client
+        self._keeper = keeper
+        self._answered = False
+        self.container, theirs = _prepare(keeper, request)
+        ours, far = wire.pair()
+        self._report = ours
+
+        def body() -> int:
+            return starter.main(request, keeper.state_dir, theirs, far)
+
+        try:
+            self.pid = birth.fork("ketch-starter", [*theirs, far.fileno()], body)
+        except OSError:
+            ours.close()
+            self.undo()
+            raise
+        finally:
+            far.close()
+            for fd in theirs:
+                os.close(fd)
+        keeper.loop.watch(ours.fileno(), READ, self._heard)
+        self._deadline = keeper.loop.after(float(request["timeout_seconds"]), self._too_long)
+        self._late = False
+
+    def _heard(self) -> None:
+        for message in self._report.pump():
+            self._settle(message)
+            return
+        if self._report.ended:
+            self._settle(None)
+
+    def starter_ended(self) -> None:
+        """The starter is reaped; what it has said may still be in the socket."""
+        if not self._answered:
+            self._heard()
+        if not self._answered:
+            self._settle(None)
+
+    def _settle(self, answer: dict[str, Any] | None) -> None:
+        if self._answered:
+            return
+        self._answered = True
+        self._keeper.loop.cancel(self._deadline)
+        self._keeper.loop.ignore(self._report.fileno())
+        self._report.close()
+        if self._late and answer is None:
+            answer = {"error": "it took too long and was ended"}
+        self._keeper._made(self, answer)
+
+    def _too_long(self) -> None:
+        """The starter undoes on SIGTERM what it has made, and says so."""
+        self._late = True
+        os.kill(self.pid, signal.SIGTERM)
+
+    def undo(self) -> None:
+        """Nothing of a failed start stays but its log."""
+        self.container.release()
+        self.container.remove_files()
+
+
+def _prepare(keeper: Keeper, request: dict[str, Any]) -> tuple[KeptContainer, list[int]]:
+    """The directory, the FIFOs and the container's ends of its stdio: three descriptors, none with a terminal."""
+    identity = str(request["id"])
+    directory = places.container_dir(keeper.state_dir, identity)
+    os.makedirs(places.containers_dir(keeper.state_dir), 0o711, exist_ok=True)
+    try:
+        os.mkdir(directory, 0o711)
+    except FileExistsError:
+        raise Refusal("it was started before (forget it first)") from None
+    try:
+        record = {key: request[key] for key in _RECORDED} | {"pid": 0, "start_time": 0, "keeper": keeper.name}
+        places.write_json(places.kept_file(keeper.state_dir, identity), record)
+        container = KeptContainer(keeper.state_dir, record, keeper.loop)
+    except BaseException:
+        places.remove_container(keeper.state_dir, identity)
+        raise
+    if request["tty"]:
+        return container, []
+    return container, _open_stdio(keeper, container)
+
+
+def _open_stdio(keeper: Keeper, container: KeptContainer) -> list[int]:
+    if container.record["stdin"]:
+        stdin, ours = os.pipe2(os.O_CLOEXEC)
+        container.take_input(ours, lambda: keeper._tell({"op": "drop", "id": container.id}))
+    else:
+        stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    theirs = [stdin]
+    for name in ("stdout", "stderr"):
+        path = places.fifo(keeper.state_dir, container.id, name)
+        os.mkfifo(path, 0o600)
+        # The container's own description (O_NONBLOCK must not be shared), and open for reading too: while the
+        # container lives the FIFO has a reader, so no death of ours can ever raise SIGPIPE in it.
+        theirs.append(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    container.open_fifos()
+    return theirs
+
+
+_RECORDED = (
+    "id",
+    "bundle",
+    "log_path",
+    "tty",
+    "stdin",
+    "stdin_once",
+    "runtime_root",
+    "systemd_cgroup",
+    "handler",
+    "max_line",
+)
+
+
+_OPERATIONS = {
+    "attach": Keeper._attach,
+    "resize": Keeper._resize,
+    "reopen_log": Keeper._reopen_log,
+    "close_stdin": Keeper._close_stdin,
+    "wait": Keeper._wait,
+    "channel": Keeper._new_channel,
+}

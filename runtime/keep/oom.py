@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the kernel killed a process of a container for memory: counters of its cgroup, read when it has ended.
+
+The kernel counts the kill before it sends the signal (mm/oom_kill.c), so a counter that is read after wait() cannot
+come too late, as a notification over an eventfd can.
+"""
+
+import os
+
+_V1_ROOT = "/sys/fs/cgroup/memory"
+_V2_ROOT = "/sys/fs/cgroup"
+
+
+def memory_cgroup(pid: int) -> str:
+    """The directory of the cgroup that limits the memory of pid; empty when there is none that we can see."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return ""
+    found = ""
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            return _V1_ROOT + path if os.path.exists(_V1_ROOT + path) else ""
+        if controllers == "":
+            found = _V2_ROOT + path
+    return found if os.path.exists(found + "/memory.events") else ""
+
+
+def kills(cgroup: str) -> int:
+    """Processes killed for memory in the cgroup and all beneath it, since it was made."""
+    if not cgroup:
+        return 0
+    if os.path.exists(cgroup + "/memory.events"):
+        return _counter(cgroup + "/memory.events")  # counts the whole subtree
+    total = _counter(cgroup + "/memory.oom_control")  # v1 counts where the victim was
+    # Two links and one per child directory: without children nothing needs to be listed.
+    try:
+        if os.stat(cgroup).st_nlink > 2:
+            for entry in os.scandir(cgroup):
+                if entry.is_dir(follow_symlinks=False):
+                    total += kills(entry.path)
+    except OSError:
+        pass
+    return total
+
+
+def limit(cgroup: str) -> str:
+    """What the cgroup may use, for people."""
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        try:
+            with open(f"{cgroup}/{name}", encoding="ascii") as file:
+                return f"{file.read().strip()} bytes"
+        except OSError:
+            continue
+    return "an unknown amount"
+
+
+def describe(cgroup: str, count: int) -> str:
+    """One phrase about `count` kills."""
+    processes = "a process" if count == 1 else f"{count} processes"
+    return f"the kernel killed {processes} of cgroup {cgroup}, whose limit is {limit(cgroup)}"
+
+
+def _counter(path: str) -> int:
+    try:
+        with open(path, encoding="ascii") as file:
+            for line in file:
+                name, value = line.split()
+                if name == "oom_kill":
+                    return int(value)
+    except OSError:
+        pass  # removed with its cgroup
+    return 0

@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The warm process from which everything for a container is forked: keepers, execs, namespaces; a subreaper of them.
+
+Single-threaded, with few imports, started by exec in one way only (bring_up.py). It waits for nothing but its loop:
+what could take time happens in a child.
+"""
+
+import gc
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from runtime.keep import birth, exec_keeper, keeper, pins, places, wire
+from runtime.keep.loop import READ, Loop
+from runtime.linux import syscalls
+from runtime.linux._core import lib
+
+PER_KEEPER = 16
+_RELEASE = "0.1.0"  # a client of another release starts a new spawner
+
+
+class _Kept:
+    """What the spawner knows of a container: its keeper, its init, copies of its terminal or stdin."""
+
+    __slots__ = ("copies", "id", "keeper", "pid", "status")
+
+    def __init__(self, identity: str, of: "_KeeperProcess") -> None:
+        self.id = identity
+        self.keeper = of
+        self.pid = 0
+        self.status: int | None = None
+        self.copies: list[int] = []
+
+    def drop(self) -> None:
+        """Close the copies: without that the container never sees the end of its stdin."""
+        for fd in self.copies:
+            os.close(fd)
+        self.copies = []
+
+
+class _KeeperProcess:
+    """A keeper: our child, or one that an earlier spawner has left."""
+
+    __slots__ = ("channel", "containers", "name", "pid")
+
+    def __init__(self, name: str, pid: int, channel: wire.Connection) -> None:
+        self.name = name
+        self.pid = pid
+        self.channel = channel
+        self.containers: dict[str, _Kept] = {}
+
+
+class Spawner:
+    """The loop and its tables."""
+
+    def __init__(self, state_dir: str) -> None:
+        self.state_dir = state_dir
+        self.loop = Loop()
+        self._listener: socket.socket | None = wire.listen(places.spawner_socket(state_dir))
+        self._keepers: dict[str, _KeeperProcess] = {}
+        self._kept: dict[str, _Kept] = {}
+        self._by_pid: dict[int, _Kept] = {}
+        self._children: set[int] = set()  # execs, pins, retired keepers: their ends mean nothing
+        self._subscribers: list[wire.Connection] = []
+        self._whose: list[tuple[str, wire.Connection]] = []
+        self._number = 0
+        self._leaving = False
+
+    def run(self) -> None:
+        """For ever, or until told to end."""
+        syscalls.prctl(lib.PR_SET_CHILD_SUBREAPER, 1)
+        self.loop.on_child(self._child_ended)
+        assert self._listener is not None
+        self.loop.watch(self._listener.fileno(), READ, self._accept)
+        self._find_left_behind()
+        gc.collect()
+        gc.freeze()
+        self.loop.run()
+
+    # clients
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        connection = wire.accept(self._listener)
+        if connection is not None:
+            self.loop.watch(connection.fileno(), READ, lambda: self._serve(connection))
+
+    def _serve(self, connection: wire.Connection) -> None:
+        for message in connection.pump():
+            self._answer(connection, message)
+        if connection.ended:
+            self._hang_up(connection)
+
+    def _hang_up(self, connection: wire.Connection) -> None:
+        if connection.fileno() >= 0:
+            self.loop.ignore(connection.fileno())
+            connection.close()
+        if connection in self._subscribers:
+            self._subscribers.remove(connection)
+
+    def _answer(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        operation = _OPERATIONS.get(str(message.get("op")))
+        try:
+            if operation is None:
+                raise keeper.Refusal(f"this spawner knows no {message.get('op')!r}")
+            if "id" in message:
+                places.check_id(message["id"])
+            answer = operation(self, connection, message)
+        except keeper.Refusal as why:
+            answer = {"error": str(why), "kind": why.kind}
+        except (OSError, KeyError, TypeError, ValueError) as why:
+            answer = {"error": str(why) or repr(why), "kind": "refused"}
+        if answer is not None:
+            connection.send(answer)
+
+    def _ping(self, _: wire.Connection, __: dict[str, Any]) -> dict[str, Any]:
+        keepers = {k.name: sorted(k.containers) for k in self._keepers.values()}
+        return {"pid": os.getpid(), "version": wire.VERSION, "release": _RELEASE, "keepers": keepers}
+
+    def _events(self, connection: wire.Connection, _message: dict[str, Any]) -> None:
+        self._subscribers.append(connection)
+        os.set_blocking(connection.fileno(), False)  # one that does not listen loses its connection, we no time
+
+    def _pin(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        self._delegate("ketch-pin", connection, lambda: pins.serve(connection, message))
+
+    def _unpin(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        self._delegate("ketch-pin", connection, lambda: pins.serve_unpin(connection, message))
+
+    def _exec(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        record = places.read_json(places.kept_file(self.state_dir, message["id"]))
+        if record is None or not record["pid"]:
+            raise keeper.Refusal(f"container {message['id']} is not running", "unknown")
+        self._delegate("ketch-exec", connection, lambda: exec_keeper.serve(self.state_dir, connection, record, message))
+
+    def _delegate(self, name: str, connection: wire.Connection, body: Callable[[], int | None]) -> None:
+        """A child answers; we let go of the connection."""
+        self._children.add(birth.fork(name, [connection.fileno()], body))
+        self._hang_up(connection)
+
+    def _start(self, connection: wire.Connection, message: dict[str, Any]) -> None:
+        identity = message["id"]
+        if identity in self._kept:
+            raise keeper.Refusal(f"cannot start container {identity}: it runs already")
+        chosen = self._with_room()
+        self._kept[identity] = chosen.containers[identity] = _Kept(identity, chosen)
+        chosen.channel.send(message, [connection.fileno()])
+        self._hang_up(connection)
+
+    def _whose_is(self, _: wire.Connection, message: dict[str, Any]) -> dict[str, Any]:
+        kept = self._kept.get(message["id"])
+        if kept is None:
+            raise keeper.Refusal(f"container {message['id']} is not kept (has it ended?)", "unknown")
+        return {"keeper": kept.keeper.name}
+
+    def _forget(self, _: wire.Connection, message: dict[str, Any]) -> dict[str, Any]:
+        identity = message["id"]
+        kept = self._kept.get(identity)
+        if kept is not None and not os.path.exists(places.exit_file(self.state_dir, identity)):
+            raise keeper.Refusal(f"cannot forget container {identity}: it has not ended")
+        places.remove_container(self.state_dir, identity)
+        return {}
+
+    def _shutdown(self, connection: wire.Connection, message: dict[str, Any]) -> dict[str, Any] | None:
+        if self._kept and not message.get("force"):
+            raise keeper.Refusal(f"cannot shut down: {len(self._kept)} containers are kept (try: stop them first)")
+        connection.send({})
+        self._stop_listening(remove=True)
+        for process in self._keepers.values():
+            process.channel.send({"op": "retire", "force": bool(message.get("force"))})
+        self._leaving = True
+        self._leave_if_idle()
+        return None
+
+    def _yield(self, _: wire.Connection, _message: dict[str, Any]) -> dict[str, Any]:
+        """A spawner of another release takes over; we stay for our keepers."""
+        self._stop_listening(remove=False)
+        self._leaving = True
+        for process in self._keepers.values():
+            process.channel.send({"op": "retire"})
+        self._leave_if_idle()
+        return {}
+
+    def _stop_listening(self, *, remove: bool) -> None:
+        if self._listener is not None:
+            self.loop.ignore(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+            if remove:
+                os.unlink(places.spawner_socket(self.state_dir))
+
+    def _leave_if_idle(self) -> None:
+        if self._leaving and not self._keepers:
+            self.loop.running = False
+
+    # keepers
+
+    def _with_room(self) -> _KeeperProcess:
+        for process in self._keepers.values():
+            if len(process.containers) < PER_KEEPER:
+                return process
+        return self._new_keeper()
+
+    def _new_keeper(self) -> _KeeperProcess:
+        os.makedirs(places.keepers_dir(self.state_dir), 0o700, exist_ok=True)
+        self._number += 1
+        name = f"{os.getpid()}-{self._number}"
+        ours, theirs = wire.pair()
+        state_dir = self.state_dir
+        pid = birth.fork("ketch-keeper", [theirs.fileno()], lambda: keeper.Keeper(state_dir, name, theirs).run())
+        theirs.close()
+        return self._know(_KeeperProcess(name, pid, ours))
+
+    def _know(self, process: _KeeperProcess) -> _KeeperProcess:
+        self._keepers[process.name] = process
+        self.loop.watch(process.channel.fileno(), READ, lambda: self._told(process))
+        return process
+
+    def _told(self, process: _KeeperProcess) -> None:
+        for message in process.channel.pump():
+            try:
+                self._note(process, message)
+            except Exception:
+                traceback.print_exc()
+                sys.stderr.flush()
+        if process.channel.ended:
+            self._keeper_gone(process)
+
+    def _note(self, process: _KeeperProcess, message: dict[str, Any]) -> None:
+        operation, identity = message["op"], message["id"]
+        kept = self._kept.get(identity)
+        if kept is None or kept.keeper is not process:
+            kept = self._kept[identity] = process.containers[identity] = _Kept(identity, process)
+        if operation == "kept":
+            kept.pid = message["pid"]
+            kept.drop()
+            kept.copies = message["fds"]
+            self._by_pid[kept.pid] = kept
+        elif operation == "drop":
+            kept.drop()
+        elif operation == "status":
+            process.channel.send({"op": "reaped", "id": identity, "status": kept.status})
+        elif operation in ("exited", "unstarted"):
+            self._no_longer(kept)
+            if operation == "exited":
+                self._publish(identity)
+
+    def _no_longer(self, kept: _Kept) -> None:
+        kept.drop()
+        self._kept.pop(kept.id, None)
+        self._by_pid.pop(kept.pid, None)
+        kept.keeper.containers.pop(kept.id, None)
+        self._retire_if_spare(kept.keeper)
+
+    def _retire_if_spare(self, process: _KeeperProcess) -> None:
+        """An empty keeper stays while it is the only one with room: the next start needs one."""
+        others = any(len(k.containers) < PER_KEEPER for k in self._keepers.values() if k is not process)
+        if not process.containers and others and process.name in self._keepers:
+            process.channel.send({"op": "retire"})
+            del self._keepers[process.name]
+            self._children.add(process.pid)
+            # Nothing more is sent to it; its end of the channel closes when it has gone.
+
+    def _publish(self, identity: str) -> None:
+        for subscriber in list(self._subscribers):
+            subscriber.send({"id": identity})
+            if subscriber.ended:
+                self._hang_up(subscriber)
+
+    # deaths
+
+    def _child_ended(self, pid: int, status: int) -> None:
+        if pid in self._children:
+            self._children.discard(pid)
+            return
+        if pid not in self._by_pid:
+            # An orphan's keeper may have told us of it just before it died.
+            for process in list(self._keepers.values()):
+                self._told(process)
+        kept = self._by_pid.get(pid)
+        if kept is not None:
+            kept.status = status
+            kept.keeper.channel.send({"op": "reaped", "id": kept.id, "status": status})
+
+    def _keeper_gone(self, process: _KeeperProcess) -> None:
+        """Its channel has ended, so it has. Its containers are our children now, or the host's; another adopts them."""
+        self.loop.ignore(process.channel.fileno())
+        process.channel.close()
+        self._keepers.pop(process.name, None)
+        _unlink(places.keeper_socket(self.state_dir, process.name))
+        self._children.add(process.pid)  # its own end is no news
+        self.loop.reap()
+        orphans = list(process.containers.values())
+        if orphans:
+            sys.stderr.write(f"keeper {process.name} has died; {len(orphans)} containers get another\n")
+            sys.stderr.flush()
+            self._give_away(orphans)
+        self._leave_if_idle()
+
+    def _give_away(self, orphans: list[_Kept]) -> None:
+        heir = self._new_keeper()
+        entries, fds = [], []
+        for kept in orphans:
+            kept.keeper = heir
+            heir.containers[kept.id] = kept
+            entries.append({"id": kept.id, "status": kept.status, "fds": len(kept.copies)})
+            fds += kept.copies
+        heir.channel.send({"op": "adopt", "id": "", "containers": entries}, fds)
+
+    def _find_left_behind(self) -> None:
+        """Keepers of a spawner that has died, and containers of keepers that died with it."""
+        orphans: dict[str, list[str]] = {}
+        for identity in _names(places.containers_dir(self.state_dir)):
+            record = places.read_json(places.kept_file(self.state_dir, identity))
+            if record is not None and not os.path.exists(places.exit_file(self.state_dir, identity)):
+                orphans.setdefault(record["keeper"], []).append(identity)
+        for entry in _names(places.keepers_dir(self.state_dir)):
+            name = entry.removesuffix(".sock")
+            if self._reclaim(name):
+                orphans.pop(name, None)
+        left = [identity for identities in orphans.values() for identity in identities]
+        for start in range(0, len(left), PER_KEEPER):
+            heir = self._new_keeper()
+            entries = []
+            for identity in left[start : start + PER_KEEPER]:
+                self._kept[identity] = heir.containers[identity] = _Kept(identity, heir)
+                entries.append({"id": identity, "status": None, "fds": 0})
+            heir.channel.send({"op": "adopt", "id": "", "containers": entries})
+
+    def _reclaim(self, name: str) -> bool:
+        """True when a keeper of this name lives; then it is ours from now on, unless an older spawner has it."""
+        connection = wire.connect(places.keeper_socket(self.state_dir, name))
+        if connection is None:
+            _unlink(places.keeper_socket(self.state_dir, name))
+            return False
+        connection.send({"op": "channel"})
+        answer = connection.receive(5.0)
+        if answer is None or "error" in answer:
+            connection.close()
+            return answer is not None
+        self._know(_KeeperProcess(name, answer["pid"], connection))
+        return True
+
+
+_OPERATIONS = {
+    "ping": Spawner._ping,
+    "events": Spawner._events,
+    "pin": Spawner._pin,
+    "unpin": Spawner._unpin,
+    "exec": Spawner._exec,
+    "start": Spawner._start,
+    "whose": Spawner._whose_is,
+    "forget": Spawner._forget,
+    "shutdown": Spawner._shutdown,
+    "yield": Spawner._yield,
+}
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def main(argv: list[str] | None = None) -> int:
+    """ketch-spawner STATE-DIRECTORY [--ready-fd=N]: started by bring_up, and never by hand."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    ready = [int(a.partition("=")[2]) for a in arguments if a.startswith("--ready-fd=")]
+    places_given = [a for a in arguments if not a.startswith("--")]
+    if len(places_given) != 1 or not os.path.isabs(places_given[0]):
+        sys.stderr.write("ketch-spawner: expected one absolute path, the state directory (ketch-cri starts this)\n")
+        return 2
+    if os.fork():
+        return 0  # whoever started us waits for this; the spawner is nobody's zombie
+    birth.rename("ketch-spawner")
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)
+    os.umask(0o022)
+    os.chdir("/")
+    spawner = Spawner(places_given[0])
+    for fd in ready:
+        os.write(fd, b"+")
+        os.close(fd)
+    spawner.run()
+    return 0
