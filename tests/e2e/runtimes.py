@@ -144,8 +144,21 @@ def _containerd_command() -> list[str]:
     return ["env", path, str(go_build.program("containerd")), "--config", "/run/containerd.toml"]
 
 
+_KETCH = """[network]
+conf_dir = "{configuration}"
+plugin_dirs = ["{plugins}"]
+[images]
+certs_d = ["/run/certs.d"]
+[runtime.handlers.runc]
+command = ["{runc}"]
+"""
+
+
 def _ketch_files(registry: str) -> dict[str, str]:
-    return {"/run/ketch.toml": ""}
+    text = _KETCH.format(
+        configuration=CNI_CONFIGURATION, plugins=PROJECT / "build/cni/bin", runc=go_build.program("runc")
+    )
+    return {"/run/ketch.toml": text, **dict(_hosts_files("/run/certs.d", registry))}
 
 
 def _ketch_command() -> list[str]:
