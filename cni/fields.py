@@ -43,7 +43,7 @@ class Fields:
             return default
         return checked_integer(self.at(key), value, low, high)
 
-    def boolean(self, key: str, default: bool = False) -> bool:  # noqa: FBT001, FBT002 (the value itself)
+    def boolean(self, key: str, *, default: bool = False) -> bool:
         value = self.raw.get(key)
         if value is None:
             return default

@@ -58,7 +58,7 @@ def check_masquerade(network: str, container_id: str, prefixes: list[Prefix]) ->
 def remove_chain(socket: Nft, table: str, chain: str) -> None:
     """Remove a chain and every jump to it, in both families; absent ones are fine."""
     for family in (2, 10):
-        if not in_use(socket, family, table):
+        if not may_have_chain(socket, family, table, chain):
             continue
         lines = save(family, table)
         jumps = [
@@ -85,9 +85,9 @@ def remove_reference_masquerade(socket: Nft, network: str, container_id: str) ->
             socket.transact(nft.delete_rule(nft.INET, _REFERENCE_TABLE, "masq_checks", rule.handle))
 
 
-def in_use(socket: Nft, family: int, table: str) -> bool:
-    """Whether iptables has that table at all; asked of the kernel, so that no program runs in vain."""
-    if socket.has_table(IPV4 if family == 2 else IPV6, table):
+def may_have_chain(socket: Nft, family: int, table: str, chain: str) -> bool:
+    """Whether iptables might have that chain; asked of the kernel, so that no program runs in vain."""
+    if socket.has_chain(IPV4 if family == 2 else IPV6, table, chain):
         return True
     names = "/proc/net/ip_tables_names" if family == 2 else "/proc/net/ip6_tables_names"
     try:

@@ -108,9 +108,6 @@ class Policy:
         lines += [f"add rule inet {TABLE} {self.name} {rule}" for rule in self.rules]
         return "\n".join(lines) + "\n"
 
-    def drop_text(self) -> str:
-        return f"flush chain inet {TABLE} {self.name}\ndelete chain inet {TABLE} {self.name}\n"
-
 
 class Entry:
     """One element of one of our sets or maps."""
@@ -232,15 +229,19 @@ def commented(socket: Nft, family: int, sets: "Iterable[str]", comment: str) -> 
 
 
 def drop_unused_policies(socket: Nft) -> None:
-    """Remove policy chains that no element jumps to; the kernel refuses those in use."""
+    """Remove policy chains that no element jumps to."""
     for chain in socket.chains(INET):
         if chain.table == TABLE and chain.hook is None and "-" in chain.name:
-            flush = nft.flush_chain(INET, TABLE, chain.name)
-            try:
-                socket.transact(flush, nft.delete_chain(INET, TABLE, chain.name))
-            except KernelError as error:
-                if error.errno not in (errno.EBUSY, errno.ENOENT):
-                    raise
+            drop_policy(socket, chain.name)
+
+
+def drop_policy(socket: Nft, name: str) -> None:
+    """Remove a policy chain unless it is in use: the kernel refuses that."""
+    try:
+        socket.transact(nft.flush_chain(INET, TABLE, name), nft.delete_chain(INET, TABLE, name))
+    except KernelError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOENT):
+            raise
 
 
 def load(ruleset: str) -> None:

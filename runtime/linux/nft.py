@@ -277,6 +277,16 @@ class Nft(Socket):
             raise
         return True
 
+    def has_chain(self, family: int, table: str, chain: str) -> bool:
+        parts = m.text(NFTA_CHAIN_TABLE, table) + m.text(NFTA_CHAIN_NAME, chain)
+        try:
+            self.get(_request("NFT_MSG_GETCHAIN", (table, chain), GETCHAIN, 0, family, parts))
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            raise
+        return True
+
     def chains(self, family: int = 0) -> list[Chain]:
         return [Chain(body) for body in self.dump(_request("NFT_MSG_GETCHAIN", ("all",), GETCHAIN, 0, family))]
 
