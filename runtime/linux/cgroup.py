@@ -1,0 +1,449 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Control groups: where the hierarchies are, and one group across all of them, on v1, v2 and hybrid hosts."""
+
+import errno
+import os
+
+from runtime.linux import syscalls
+from runtime.linux._core import lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+MOUNTED_AT = "/sys/fs/cgroup"
+UNIFIED = "unified"
+
+
+class Layout:
+    """Where each controller is mounted and which group of it we are in. `v2` means that no v1 hierarchy is there."""
+
+    __slots__ = ("mounts", "own", "v2")
+
+    def __init__(self, mounts: "Mapping[str, str]", own: "Mapping[str, str]") -> None:
+        self.mounts = mounts
+        self.own = own
+        self.v2 = list(mounts) == [UNIFIED]
+
+    @property
+    def hybrid(self) -> bool:
+        """v1 hierarchies with a cgroup2 mount beside them."""
+        return not self.v2 and UNIFIED in self.mounts
+
+    def directories(self, path: str) -> dict[str, str]:
+        """The directory of a group in each hierarchy; a relative path starts at our own group."""
+        found = {}
+        for name, mount in self.mounts.items():
+            base = "" if path.startswith("/") else self._base(name)
+            found[name] = os.path.normpath(f"{mount}/{base}/{path}")
+        return found
+
+    def _base(self, name: str) -> str:
+        # A v2 group that holds processes cannot give controllers to children, and ours holds us: go beside it.
+        own = self.own.get(name, "/")
+        return os.path.dirname(own) if self.v2 else own
+
+
+def _magic(path: str) -> int:
+    try:
+        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        return syscalls.filesystem_type(fd)
+    finally:
+        os.close(fd)
+
+
+def read_own(pid: int | str = "self") -> dict[str, str]:
+    """The group of a process in each hierarchy: controller (or name= for named ones, "unified" for v2) -> path."""
+    own = {}
+    with open(f"/proc/{pid}/cgroup", "rb") as table:
+        for line in table.read().decode(errors="surrogateescape").splitlines():
+            _, names, path = line.split(":", 2)
+            if not names:
+                own[UNIFIED] = path
+            for name in names.split(",") if names else ():
+                own[name] = path
+    return own
+
+
+def layout(mounted_at: str = MOUNTED_AT) -> Layout:
+    """Find the hierarchies. Looks at the usual places first: reading mountinfo costs a millisecond per 500 mounts."""
+    own = read_own()
+    if _magic(mounted_at) == lib.CGROUP2_SUPER_MAGIC:
+        return Layout({UNIFIED: mounted_at}, own)
+    mounts = {}
+    for name in own:
+        plain = name.removeprefix("name=")
+        place = f"{mounted_at}/{plain}"
+        magic = _magic(place)
+        if magic in (lib.CGROUP_SUPER_MAGIC, lib.CGROUP2_SUPER_MAGIC):
+            mounts[name] = os.path.realpath(place)
+    if not mounts:
+        mounts = _from_mountinfo()
+    return Layout(mounts, own)
+
+
+def _from_mountinfo() -> dict[str, str]:
+    from runtime.linux import mountinfo
+
+    mounts = {}
+    for entry in mountinfo.read():
+        if entry.kind == "cgroup2" and UNIFIED not in mounts:
+            mounts[UNIFIED] = entry.point
+        elif entry.kind == "cgroup":
+            for option in entry.super_options:
+                if option not in ("rw", "ro", "none", "xattr", "clone_children", "noprefix", "cpuset_v2_mode"):
+                    mounts.setdefault(option, entry.point)
+    return mounts
+
+
+def write(path: str, value: str) -> None:
+    """Write one control file; an error names file and value."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise syscalls.KernelError(error.errno or 0, "open", (path,)) from None
+    try:
+        os.write(fd, value.encode())
+    except OSError as error:
+        raise syscalls.KernelError(error.errno or 0, "write", (path, value)) from None
+    finally:
+        os.close(fd)
+
+
+def read(path: str) -> str | None:
+    """One control file as text without the last newline; None when there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        parts = []
+        while part := os.read(fd, 65536):
+            parts.append(part)
+    except OSError as error:
+        if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):
+            return None
+        raise
+    finally:
+        os.close(fd)
+    return b"".join(parts).decode(errors="replace").rstrip("\n")
+
+
+class Group:
+    """One group: its directory in each hierarchy. Made, entered, frozen, killed and removed as one."""
+
+    __slots__ = ("paths", "v2")
+
+    def __init__(self, paths: "Mapping[str, str]", *, v2: bool) -> None:
+        self.paths = paths
+        self.v2 = v2
+
+    def directory(self, controller: str) -> str | None:
+        """Where this controller's files are; on v2 every controller's are in one directory."""
+        return self.paths.get(UNIFIED if self.v2 else controller)
+
+    def directories(self) -> list[str]:
+        """Each directory once."""
+        return list(dict.fromkeys(self.paths.values()))
+
+    def exists(self) -> bool:
+        """Whether it is there in any hierarchy."""
+        return any(os.path.isdir(path) for path in self.paths.values())
+
+    # --- making ---
+
+    def make(self, layout: Layout) -> list[str]:
+        """Create it in every hierarchy; gives the directories that were not there before, in order of creation."""
+        made: list[str] = []
+        for name, path in self.paths.items():
+            mount = layout.mounts[name]
+            made += _make_directories(mount, path, cpuset=name == "cpuset", v2=self.v2)
+        return made
+
+    def write(self, controller: str, file: str, value: str) -> None:
+        """Write a control file of this group."""
+        directory = self.directory(controller)
+        if directory is None:
+            raise syscalls.KernelError(
+                errno.ENOENT, "write", (f"{controller}:{file}", value), "no such cgroup controller"
+            )
+        write(f"{directory}/{file}", value)
+
+    def read(self, controller: str, file: str) -> str | None:
+        """Read a control file of this group."""
+        directory = self.directory(controller)
+        return None if directory is None else read(f"{directory}/{file}")
+
+    # --- members ---
+
+    def enter(self) -> None:
+        """Move this single-threaded process into the v1 hierarchies.
+
+        `tasks` moves one thread and returns at once; `cgroup.procs` waits for a grace period of RCU, 8 to 15 ms on an
+        idle machine. The unified one is entered at birth (clone3), for the same reason.
+        """
+        for name, path in self.paths.items():
+            if name != UNIFIED:
+                write(f"{path}/tasks", "0")
+
+    def enter_slowly(self, pid: int) -> None:
+        """Move a whole process into every hierarchy."""
+        for path in self.directories():
+            write(f"{path}/cgroup.procs", str(pid))
+
+    def open_unified(self) -> int:
+        """The directory for clone3 to be born in; -1 when there is no cgroup2 mount."""
+        path = self.paths.get(UNIFIED)
+        return -1 if path is None else os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _watched(self) -> str | None:
+        """The hierarchy whose list of members is taken for the truth."""
+        for name in (UNIFIED, "freezer", "pids", "name=systemd", "memory", "devices"):
+            if name in self.paths and os.path.isdir(self.paths[name]):
+                return self.paths[name]
+        for path in self.paths.values():
+            if os.path.isdir(path):
+                return path
+        return None
+
+    def processes(self) -> list[int]:
+        """Pids in this group and those beneath it."""
+        found: list[int] = []
+        for path in (self._watched(),) if self.v2 else self._all_watched():
+            found += _processes_in(path) if path else []
+        return list(dict.fromkeys(found))
+
+    def _all_watched(self) -> "Iterable[str]":
+        # Hosts differ in which v1 hierarchy a process may have left; two opinions see it in either.
+        return dict.fromkeys(path for name in (UNIFIED, "pids", "freezer") if (path := self.paths.get(name)))
+
+    # --- freezing ---
+
+    def freeze(self) -> None:
+        """Stop every process; returns when the kernel says that all have stopped."""
+        self._set_frozen(frozen=True)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self._set_frozen(frozen=False)
+
+    def _set_frozen(self, *, frozen: bool) -> None:
+        if self.v2 or "freezer" not in self.paths:
+            self._freeze_unified(frozen=frozen)
+            return
+        path = self.paths["freezer"] + "/freezer.state"
+        wanted = "FROZEN" if frozen else "THAWED"
+        # FREEZING may last while members fork; writing again sweeps up those born since.
+        for attempt in range(2000):
+            write(path, wanted)
+            if read(path) == wanted:
+                return
+            _pause(attempt)
+        if frozen:
+            write(path, "THAWED")
+        raise syscalls.KernelError(errno.EBUSY, "freeze", (self.paths["freezer"],))
+
+    def _freeze_unified(self, *, frozen: bool) -> None:
+        path = self.paths.get(UNIFIED)
+        if path is None:
+            raise syscalls.KernelError(errno.ENOENT, "freeze", (), "no freezer controller and no cgroup2 mount")
+        write(f"{path}/cgroup.freeze", "1" if frozen else "0")
+        _wait_for_event(path, "frozen", "1" if frozen else "0")
+
+    def is_frozen(self) -> bool:
+        """Whether the group is frozen by its own setting or an ancestor's."""
+        if not self.v2 and "freezer" in self.paths:
+            return read(self.paths["freezer"] + "/freezer.state") in ("FROZEN", "FREEZING")
+        if UNIFIED not in self.paths:
+            return False
+        return "frozen 1" in (read(self.paths[UNIFIED] + "/cgroup.events") or "")
+
+    # --- the end ---
+
+    def kill(self) -> None:
+        """SIGKILL every member; a fork bomb has no time to escape."""
+        path = self.paths.get(UNIFIED)
+        if path is not None:
+            try:
+                write(f"{path}/cgroup.kill", "1")
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+        if not self.v2:
+            self._kill_one_by_one()
+        elif path is not None and not os.path.exists(f"{path}/cgroup.kill"):
+            self._kill_one_by_one()  # before Linux 5.14
+
+    def _kill_one_by_one(self) -> None:
+        if not self.processes():
+            return
+        frozen = True
+        try:
+            self.freeze()
+        except OSError:
+            frozen = False
+        try:
+            for pid in self.processes():
+                try:
+                    os.kill(pid, 9)
+                except ProcessLookupError:
+                    pass
+        finally:
+            if frozen:
+                self.thaw()
+
+    def kill_and_wait(self, seconds: float = 10.0) -> None:
+        """SIGKILL every member and wait until none is left."""
+        import time
+
+        deadline = time.monotonic() + seconds
+        while True:
+            self.kill()
+            left = self.processes()
+            if not left:
+                return
+            if self.is_frozen():
+                self.thaw()  # a frozen v1 task takes no signal
+            _wait_for_exit(left, 0.5)
+            if time.monotonic() > deadline:
+                raise syscalls.KernelError(
+                    errno.EBUSY,
+                    "kill",
+                    (self._watched(),),
+                    f"processes {left[:5]} do not die (in the kernel, state D?)",
+                )
+
+    def remove(self) -> None:
+        """Remove it and every group beneath; a second time is a no-op."""
+        for path in self.directories():
+            remove_directory(path)
+
+
+def remove_directory(path: str) -> None:
+    """rmdir a group and those beneath it, waiting a little for members that are on their way out."""
+    for attempt in range(400):
+        try:
+            os.rmdir(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                raise syscalls.KernelError(error.errno or 0, "rmdir", (path,)) from None
+        for name in _groups_in(path):
+            remove_directory(f"{path}/{name}")
+        left = _processes_in(path)
+        if left and attempt > 100:
+            raise syscalls.KernelError(errno.EBUSY, "rmdir", (path,), f"processes {left[:5]} are still in the group")
+        _pause(attempt)
+    raise syscalls.KernelError(errno.EBUSY, "rmdir", (path,))
+
+
+def _groups_in(path: str) -> list[str]:
+    try:
+        with os.scandir(path) as listing:
+            return [entry.name for entry in listing if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def _processes_in(path: str) -> list[int]:
+    try:
+        text = read(f"{path}/cgroup.procs")
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:  # a threaded group beneath: its processes are listed above it
+            raise
+        text = None
+    found = [int(word) for word in (text or "").split()]
+    for name in _groups_in(path):
+        found += _processes_in(f"{path}/{name}")
+    return [pid for pid in found if pid]
+
+
+def _make_directories(mount: str, path: str, *, cpuset: bool, v2: bool) -> list[str]:
+    """mkdir -p of a group; on the way hands down what the kernel does not: cpusets on v1, controllers on v2."""
+    if not path.startswith(mount + "/"):
+        raise ValueError(f"cgroup path {path} is not beneath {mount}")
+    made = []
+    here = mount
+    for part in path[len(mount) + 1 :].split("/"):
+        if v2:
+            _delegate_controllers(here)
+        parent, here = here, f"{here}/{part}"
+        try:
+            os.mkdir(here, 0o755)
+            made.append(here)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise syscalls.KernelError(error.errno or 0, "mkdir", (here,)) from None
+        if cpuset:
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                if not read(f"{here}/{file}"):
+                    write(f"{here}/{file}", read(f"{parent}/{file}") or "")
+    return made
+
+
+def _delegate_controllers(directory: str) -> None:
+    """Give every controller of a v2 group to its children; those that cannot be given are left out one by one."""
+    offered = set((read(f"{directory}/cgroup.controllers") or "").split())
+    missing = offered - set((read(f"{directory}/cgroup.subtree_control") or "").split())
+    if not missing:
+        return
+    try:
+        write(f"{directory}/cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
+    except OSError:
+        for name in missing:
+            try:
+                write(f"{directory}/cgroup.subtree_control", f"+{name}")
+            except OSError:
+                pass  # found out when a limit of this controller is asked for and its file is missing
+
+
+def _pause(attempt: int) -> None:
+    """Between two looks at something that the kernel does asynchronously and has no event for."""
+    import time
+
+    time.sleep(min(0.0005 * (attempt + 1), 0.02))
+
+
+def _wait_for_event(path: str, key: str, value: str, seconds: float = 10.0) -> None:
+    """Wait until cgroup.events shows key with this value; the file wakes pollers when it changes."""
+    import select
+    import time
+
+    deadline = time.monotonic() + seconds
+    fd = os.open(f"{path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        poller = select.poll()
+        poller.register(fd, select.POLLPRI)
+        while f"{key} {value}" not in os.pread(fd, 4096, 0).decode():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise syscalls.KernelError(errno.ETIMEDOUT, "wait", (f"{path}/cgroup.events", f"{key} {value}"))
+            poller.poll(left * 1000)
+    finally:
+        os.close(fd)
+
+
+def _wait_for_exit(pids: "Iterable[int]", seconds: float) -> None:
+    """Wait until one at least of these processes has ended, or the time is up."""
+    import select
+
+    poller = select.poll()
+    fds = []
+    for pid in list(pids)[:64]:
+        try:
+            fds.append(syscalls.pidfd_open(pid))
+        except OSError:
+            continue
+        poller.register(fds[-1], select.POLLIN)
+    try:
+        if fds:
+            poller.poll(seconds * 1000)
+    finally:
+        for fd in fds:
+            os.close(fd)
