@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The init of a container: a forked child that applies its half of the plan, waits for the start, and execs.
+
+`run` never returns. It is the same for a cold `ketch-runtime create` and for a child of a warm keeper: what it needs was
+imported and planned before the fork. After `seal` nothing can be imported any more, so nothing can come from the
+container.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from runtime import hooks
+from runtime.inside import console, execute, handshake
+from runtime.linux import namespaces, syscalls
+from runtime.linux._core import lib
+from runtime.linux.steps import StepFailed
+from runtime.linux.steps import run as run_steps
+from runtime.plan.container import needs_host
+from runtime.plan.context import Context
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from runtime.inside.execute import Filter
+    from runtime.inside.handshake import ChildEnd
+    from runtime.linux.cgroup import Group
+    from runtime.linux.fdpass import Socket
+    from runtime.plan.container import Plan
+
+
+class Launch:
+    """What the parent hands to the init besides the plan; all of it in memory, across the fork.
+
+    `listener`: the start socket of `create`; None when the parent itself will say START. `console_socket`: a connected
+    socket that receives the terminal's master; `stdio`: descriptors to become 0, 1, 2 (None: those of the parent stay).
+    """
+
+    __slots__ = ("console_socket", "filter", "group", "host_namespaces", "keyring", "listener", "notify", "stdio")
+
+    def __init__(self) -> None:
+        self.listener: Socket | None = None
+        self.console_socket: Socket | None = None
+        self.stdio: tuple[int, int, int] | None = None
+        self.filter: Filter | None = None
+        self.group: Group | None = None
+        self.host_namespaces: dict[str, int] = {}
+        self.keyring: str | None = None
+        self.notify: tuple[str, str] | None = None
+
+
+def seal() -> None:
+    """From here on nothing is imported: what a lookup would find could be the container's.
+
+    What steps import late is imported now, where `sys.path` still means us.
+    """
+    import runtime.linux.copy_up
+    import runtime.linux.idmap
+    import runtime.linux.labels
+    import runtime.linux.mountinfo  # noqa: F401
+
+    sys.path.clear()
+    sys.meta_path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
+
+
+def prepare(plan: Plan) -> Context:
+    """Open everything of the host that the container will get; runs where the host's mounts and rights still are."""
+    context = Context(bundle=plan.bundle, root_path=plan.root_path, channel=None, userns=plan.userns)
+    if plan.masks:
+        context.prepare()
+    for step in (plan.bind_root, *plan.mounts, *plan.furnish):
+        if needs_host(step):
+            try:
+                step.prepare(context)  # type: ignore[attr-defined]
+            except (OSError, ValueError) as cause:
+                raise StepFailed(step, cause) from cause
+    return context
+
+
+def run(plan: Plan, channel: ChildEnd, launch: Launch, context: Context | None) -> NoReturn:
+    """Everything from birth to execve. Errors go to the parent as one sentence."""
+    guard(channel, lambda: _run(plan, channel, launch, context))
+
+
+def guard(channel: ChildEnd, body: Callable[[], None]) -> NoReturn:
+    """Run body; whatever goes wrong becomes one message, and the process ends without Python's own farewell."""
+    code = 1
+    try:
+        body()
+    except (StepFailed, execute.ExecFailed, hooks.HookFailed, OSError, ValueError) as error:
+        channel.say(handshake.FAILED, str(error))
+    except SystemExit:
+        pass
+    except BaseException as error:
+        channel.say(handshake.FAILED, f"internal error: {type(error).__name__}: {error}")
+    os._exit(code)
+
+
+def _run(plan: Plan, channel: ChildEnd, launch: Launch, context: Context | None) -> None:
+    seal()
+    _enter(plan, channel, launch)
+    if context is None:
+        context = prepare(plan)
+    context.channel = channel
+    _wait_for_parent(plan, channel, context)
+    _build(plan, context, launch)
+    path = _ready(plan, context)
+    channel.say(handshake.CREATED)
+    answer = _wait_for_start(channel, launch)
+    guard(answer, lambda: _start(plan, context, launch, path, answer))
+
+
+def _enter(plan: Plan, channel: ChildEnd, launch: Launch) -> None:
+    """Cgroups, users, session, namespaces."""
+    syscalls.prctl(lib.PR_SET_DUMPABLE, 0)
+    os.setsid()
+    spaces = plan.namespaces
+    if launch.group is not None and not spaces.in_between:
+        launch.group.enter()
+    if "user" in spaces.new:
+        channel.expect(handshake.MAPPED)
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    for kind, fd in launch.host_namespaces.items():
+        syscalls.setns(fd, namespaces.FLAGS[kind])
+        os.close(fd)
+    if spaces.new_cgroup:
+        syscalls.unshare(lib.CLONE_NEWCGROUP)
+    if launch.keyring is not None:
+        _join_keyring(launch.keyring)
+    if "net" in spaces.new:
+        _raise_loopback()
+
+
+def _join_keyring(name: str) -> None:
+    """A session keyring of its own, so that the caller's keys are out of reach."""
+    try:
+        serial = syscalls.join_session_keyring(name)
+        permissions = 0x3F3F0000  # possessor and owner: everything but changing it
+        syscalls.keyctl(lib.KEYCTL_SETPERM, serial, permissions)
+    except syscalls.KernelError as error:
+        # ENOSYS: built without keys; EDQUOT: too many keys of this user; both harm nobody who does not use keys.
+        if error.errno not in (38, 122, 1, 13):
+            raise
+
+
+def _raise_loopback() -> None:
+    """A new network namespace has `lo` down. By ioctl: one call instead of a netlink conversation."""
+    import _socket
+    import fcntl
+
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        request = b"lo".ljust(16, b"\0") + (0x41).to_bytes(2, "little") + bytes(22)  # IFF_UP | IFF_RUNNING
+        fcntl.ioctl(sock.fileno(), 0x8914, request)  # SIOCSIFFLAGS
+    finally:
+        sock.close()
+
+
+def needs_parent_between(plan: Plan) -> bool:
+    """Whether the parent has work to do between the namespaces and the mounts."""
+    h = plan.hooks
+    in_child = h.create_container or h.start_container  # they are given the state, with the pid that the parent knows
+    return bool(h.prestart or h.create_runtime or in_child or plan.config.linux.net_devices)
+
+
+def _wait_for_parent(plan: Plan, channel: ChildEnd, context: Context) -> None:
+    if not needs_parent_between(plan):
+        return
+    channel.say(handshake.NAMESPACES)
+    message = channel.socket.recv(1 << 20)
+    if message[:1] != handshake.HOOKS_DONE:
+        raise SystemExit(1)
+    context.hooks_state = message[1:].decode()
+
+
+def _build(plan: Plan, context: Context, launch: Launch) -> None:
+    """The root file system, from bind to pivot."""
+    process = plan.config.process
+    if any(step for step in plan.names) or process is not None:
+        context.open_proc()
+    run_steps((plan.bind_root, *plan.mounts, *plan.furnish), context)
+    if process is not None and process.terminal:
+        _open_console(plan, context, launch)
+    for hook in plan.hooks.create_container:
+        hooks.run(hook, context.hooks_state)
+    run_steps((*plan.names, *plan.masks, plan.pivot), context)
+    for fd in (context.root, context.null):
+        if fd >= 0:
+            os.close(fd)
+    context.root = context.null = -1
+
+
+def _open_console(plan: Plan, context: Context, launch: Launch) -> None:
+    from runtime.linux import fdpass
+
+    process = plan.config.process
+    assert process is not None
+    master, slave = console.allocate(context.root)
+    if process.console_size is not None:
+        console.set_size(slave, *process.console_size)
+    console.bind_to_dev_console(context.root, slave)
+    if launch.console_socket is not None:
+        fdpass.send(launch.console_socket, b"/dev/pts/0", [master])
+        launch.console_socket.close()
+    os.close(master)
+    context.console = slave
+
+
+def _ready(plan: Plan, context: Context) -> str:
+    """Limits of the process, and the program found while an error can still be one of `create`."""
+    process = plan.config.process
+    if process is None:
+        return ""
+    os.chdir("/")
+    run_steps(plan.process_steps, context)
+    context.environ = execute.with_home(process.env, process.uid)
+    if process.args[0].startswith("/") or "/" not in process.args[0]:
+        return execute.find(process.args[0], context.environ, process.cwd)
+    return process.args[0]
+
+
+def _wait_for_start(channel: ChildEnd, launch: Launch) -> ChildEnd:
+    """Until the parent or a client of the start socket says START; who says it hears what becomes of it."""
+    if launch.listener is None:
+        channel.expect(handshake.START)
+        return channel
+    channel.socket.close()
+    while True:
+        connection, _ = launch.listener._accept()  # type: ignore[attr-defined]
+        client = _connected(connection)
+        # A client that only asks whether somebody waits here closes without a word.
+        if client.socket.recv(16) == handshake.START:
+            launch.listener.close()
+            return client
+        client.socket.close()
+
+
+def _connected(fd: int) -> ChildEnd:
+    import _socket
+
+    os.set_inheritable(fd, False)  # noqa: FBT003
+    return ChildEnd_(_socket.socket(fileno=fd))
+
+
+ChildEnd_ = handshake.ChildEnd
+
+
+def _start(plan: Plan, context: Context, launch: Launch, path: str, answer: ChildEnd) -> None:
+    """From START to execve."""
+    process = plan.config.process
+    if process is None:
+        raise execute.ExecFailed("config.json: process: missing; there is nothing to start")
+    context.channel = answer
+    for hook in plan.hooks.start_container:
+        hooks.run(hook, context.hooks_state)
+    uid = process.uid
+    if launch.stdio is not None:
+        for target, fd in enumerate(launch.stdio):
+            os.dup2(fd, target, inheritable=True)
+    if context.console >= 0:
+        console.become_controlling(context.console, uid)
+    elif uid:
+        _own_stdio(uid)
+    _confine(plan, context)
+    execute.close_on_exec(plan.options.preserve_fds)
+    if not path.startswith("/"):
+        path = execute.find(path, context.environ, process.cwd)
+    execute.execute(path, process.args, context.environ, launch.filter)
+
+
+def _own_stdio(uid: int) -> None:
+    """Pipes and files that the caller made belong to the container's user, so that /dev/stdout can be opened again."""
+    null = os.makedev(1, 3)
+    for fd in (0, 1, 2):
+        try:
+            facts = os.fstat(fd)
+            if facts.st_rdev != null and facts.st_uid != uid:
+                os.fchown(fd, uid, -1)
+        except OSError:
+            continue  # read-only file systems, sockets of others, or not open at all
+
+
+def _confine(plan: Plan, context: Context) -> None:
+    process = plan.config.process
+    assert process is not None
+    run_steps(plan.confinement, context)
+    # As the user itself, for directories that root may not enter; and proof that nothing of the host was reached.
+    os.chdir(process.cwd)
+    from runtime.plan.confine import verify_working_directory
+
+    verify_working_directory()
+    if process.cpu_affinity_final:
+        from runtime.plan.identity import SetAffinity
+
+        SetAffinity(process.cpu_affinity_final).apply(context)
