@@ -8,7 +8,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from runtime.spec.model import Hook
 
@@ -41,6 +41,15 @@ def run(hook: Hook, state: str, *, stdout: int | None = None, stderr: int | None
         raise HookFailed(f"{hook.where}: {hook.path} was killed by signal {-code}")
     if code:
         raise HookFailed(f"{hook.where}: {hook.path} ended with exit status {code}")
+
+
+def run_all(several: Sequence[Hook], state: dict[str, object]) -> None:
+    """Hooks of one point, in order; the first failure ends it."""
+    from runtime.linux import json_text
+
+    text = json_text.dumps(state)
+    for hook in several:
+        run(hook, text)
 
 
 def _child(hook: Hook, reading: int, telling: int, stdout: int | None, stderr: int | None) -> None:

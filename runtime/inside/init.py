@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The init of a container: a forked child that applies its half of the plan, waits for the start, and execs.
 
-`run` never returns. It is the same for a cold `ketch-runtime create` and for a child of a warm keeper: what it needs was
-imported and planned before the fork. After `seal` nothing can be imported any more, so nothing can come from the
+`run` never returns. It is the same for a cold `ketch-runtime create` and for a child of a warm keeper: what it needs
+was imported and planned before the fork. After `seal` nothing can be imported any more, so nothing can come from the
 container.
 """
 
@@ -39,7 +39,17 @@ class Launch:
     socket that receives the terminal's master; `stdio`: descriptors to become 0, 1, 2 (None: those of the parent stay).
     """
 
-    __slots__ = ("console_socket", "filter", "group", "host_namespaces", "keyring", "listener", "notify", "stdio")
+    __slots__ = (
+        "console_socket",
+        "filter",
+        "foreign",
+        "group",
+        "host_namespaces",
+        "keyring",
+        "listener",
+        "notify",
+        "stdio",
+    )
 
     def __init__(self) -> None:
         self.listener: Socket | None = None
@@ -49,6 +59,7 @@ class Launch:
         self.group: Group | None = None
         self.host_namespaces: dict[str, int] = {}
         self.keyring: str | None = None
+        self.foreign: tuple[int, ...] = ()
         self.notify: tuple[str, str] | None = None
 
 
@@ -57,11 +68,11 @@ def seal() -> None:
 
     What steps import late is imported now, where `sys.path` still means us.
     """
-    import runtime.linux.copy_up
-    import runtime.linux.idmap
-    import runtime.linux.labels
-    import runtime.linux.mountinfo  # noqa: F401
+    import fcntl
+    import select
+    import time
 
+    del fcntl, select, time
     sys.path.clear()
     sys.meta_path.clear()
     sys.path_hooks.clear()
@@ -103,6 +114,8 @@ def guard(channel: ChildEnd, body: Callable[[], None]) -> NoReturn:
 
 def _run(plan: Plan, channel: ChildEnd, launch: Launch, context: Context | None) -> None:
     seal()
+    for fd in launch.foreign:
+        os.close(fd)  # a lock of the parent's that we must not keep
     _enter(plan, channel, launch)
     if context is None:
         context = prepare(plan)
@@ -117,8 +130,8 @@ def _run(plan: Plan, channel: ChildEnd, launch: Launch, context: Context | None)
 
 def _enter(plan: Plan, channel: ChildEnd, launch: Launch) -> None:
     """Cgroups, users, session, namespaces."""
-    syscalls.prctl(lib.PR_SET_DUMPABLE, 0)
     os.setsid()
+    os.umask(0)  # the modes of what we make are meant as they are written
     spaces = plan.namespaces
     if launch.group is not None and not spaces.in_between:
         launch.group.enter()
@@ -126,6 +139,8 @@ def _enter(plan: Plan, channel: ChildEnd, launch: Launch) -> None:
         channel.expect(handshake.MAPPED)
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
+    # Others in a shared PID namespace must not look into us. Not before the mapping: our files in /proc change owner.
+    syscalls.prctl(lib.PR_SET_DUMPABLE, 0)
     for kind, fd in launch.host_namespaces.items():
         syscalls.setns(fd, namespaces.FLAGS[kind])
         os.close(fd)
@@ -218,6 +233,7 @@ def _ready(plan: Plan, context: Context) -> str:
     if process is None:
         return ""
     os.chdir("/")
+    os.umask(0o022)
     run_steps(plan.process_steps, context)
     context.environ = execute.with_home(process.env, process.uid)
     if process.args[0].startswith("/") or "/" not in process.args[0]:

@@ -342,6 +342,15 @@ def remove_directory(path: str) -> None:
     raise syscalls.KernelError(errno.EBUSY, "rmdir", (path,))
 
 
+def remove_if_empty(paths: "Iterable[str]") -> None:
+    """Remove groups that were made on the way to another, where nobody else uses them by now."""
+    for path in paths:
+        try:
+            os.rmdir(path)
+        except OSError:
+            continue
+
+
 def _groups_in(path: str) -> list[str]:
     try:
         with os.scandir(path) as listing:

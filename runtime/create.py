@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""create: a bundle becomes a container whose init waits, or nothing at all.
+
+For a warm keeper: fork a child that calls `create(request)` with `sibling=True` and `hold=False`. The init is then the
+keeper's own child, not the caller's; `create` returns the Created with an open channel, and `release(created)` makes it
+exec and returns when execve has succeeded. The child reports pid and start time to the keeper and exits.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime import create_time, launch, lifecycle, record, remove
+from runtime.errors import CreateFailed, RuntimeFailure
+from runtime.hooks import HookFailed
+from runtime.inside import handshake, init
+from runtime.linux import cgroup, durable, fdpass, json_text, syscalls
+from runtime.linux.steps import StepFailed
+from runtime.plan import container
+from runtime.spec import parse
+from runtime.spec.reader import SpecError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.inside.handshake import ParentEnd
+    from runtime.plan.container import CreateOptions, Plan
+    from runtime.record import Record
+    from runtime.spec.model import Config
+
+
+class CreateRequest:
+    """What `create` needs to know. `hold`: the init waits on a start socket for a later command; otherwise it waits for
+    release() by this process. `sibling`: the init becomes a child of our parent. `stdio`: descriptors for 0, 1, 2."""
+
+    __slots__ = (
+        "bundle",
+        "config_path",
+        "console_fd",
+        "console_socket",
+        "hold",
+        "id",
+        "options",
+        "pid_file",
+        "pidfd_socket",
+        "root",
+        "sibling",
+        "stdio",
+        "systemd_cgroup",
+        "use_cgroups",
+    )
+
+    def __init__(self, root: str, container_id: str, bundle: str) -> None:
+        self.root = root
+        self.id = container_id
+        self.bundle = os.path.realpath(bundle)
+        self.config_path = f"{self.bundle}/config.json"
+        self.console_socket = ""
+        self.console_fd = -1
+        self.pid_file = ""
+        self.pidfd_socket = ""
+        self.options: CreateOptions = container.CreateOptions()
+        self.systemd_cgroup = False
+        self.use_cgroups = True
+        self.hold = True
+        self.sibling = False
+        self.stdio: tuple[int, int, int] | None = None
+
+
+class Created:
+    """A container whose init waits."""
+
+    __slots__ = ("channel", "plan", "record", "warnings")
+
+    def __init__(self, record_: Record, plan: Plan, channel: ParentEnd | None, warnings: list[str]) -> None:
+        self.record = record_
+        self.plan = plan
+        self.channel = channel
+        self.warnings = warnings
+
+
+def read_config(path: str) -> tuple[bytes, Config]:
+    """config.json as bytes and as types."""
+    try:
+        data = durable.read(path)
+    except OSError as error:
+        raise RuntimeFailure(f"cannot read {path}: {error.strerror}") from None
+    if data is None:
+        raise RuntimeFailure(f"{path} does not exist (is --bundle right?)")
+    try:
+        return data, parse.config(json_text.loads(data))
+    except json_text.JSONError as error:
+        raise RuntimeFailure(f"{path}: not JSON: {error}") from None
+    except SpecError as error:
+        raise RuntimeFailure(f"config.json: {error}") from None
+
+
+def host_facts(layout: cgroup.Layout) -> container.HostFacts:
+    """What the plan must know about this host."""
+    return container.HostFacts(
+        cgroup_v2=layout.v2, capabilities=syscalls.capget()[1], euid=os.geteuid(), egid=os.getegid()
+    )
+
+
+def plan_for(request: CreateRequest, config: Config, layout: cgroup.Layout) -> Plan:
+    """Plan the container of this request; changes nothing."""
+    try:
+        paths: dict[str, str] = {}
+        if request.use_cgroups:
+            paths = layout.directories(cgroup_path(config, request.id))
+        return container.build(
+            config,
+            container_id=request.id,
+            bundle=request.bundle,
+            host=host_facts(layout),
+            options=request.options,
+            cgroup_paths=paths,
+        )
+    except SpecError as error:
+        raise RuntimeFailure(f"config.json: {error}") from None
+
+
+def cgroup_path(config: Config, container_id: str) -> str:
+    """linux.cgroupsPath, without any way out of the hierarchy; a group named as the container by default."""
+    path = config.linux.cgroups_path
+    if not path:
+        return container_id
+    if ".." in path.split("/"):
+        raise SpecError("linux.cgroupsPath", f"{path!r} contains .., which could name a group of others")
+    clean = os.path.normpath("/" + path)
+    if clean == "/":
+        raise SpecError("linux.cgroupsPath", "is the root group, whose limits are the host's")
+    return clean if path.startswith("/") else clean.lstrip("/")
+
+
+def create(request: CreateRequest) -> Created:
+    """Make a container up to the point where its init waits. On failure everything is taken down again."""
+    record.check_id(request.id)
+    data, config = read_config(request.config_path)
+    layout = cgroup.layout()
+    plan = plan_for(request, config, layout)
+    check_console(request, plan)
+    if not os.path.isdir(plan.root_path):
+        raise RuntimeFailure(f"config.json: root.path: {plan.root_path} is not a directory (is --bundle right?)")
+    directory = record.reserve(request.root, request.id)
+    lock = record.lock(directory)
+    entry = _first_record(directory, plan, config)
+    try:
+        entry.save()
+        durable.replace(f"{directory}/config.json", data, 0o600, durable=False)
+        return _make(request, plan, layout, entry, lock.fd)
+    except BaseException as error:
+        _undo(entry, error)
+        raise _as_failure(error) from error
+    finally:
+        lock.close()
+
+
+def _undo(entry: Record, error: BaseException) -> None:
+    try:
+        remove.remove(entry, run_hooks=False)
+    except Exception as second:
+        raise CreateFailed(f"{_as_failure(error)}; and taking it down again failed: {second}") from error
+
+
+def _as_failure(error: BaseException) -> BaseException:
+    if isinstance(error, (RuntimeFailure, KeyboardInterrupt, SystemExit)):
+        return error
+    if isinstance(error, handshake.Died):
+        return CreateFailed(f"{error} (killed for memory? a limit too small for the set-up itself kills it)")
+    if isinstance(error, (handshake.InitFailed, HookFailed, StepFailed, OSError, ValueError)):
+        return CreateFailed(str(error))
+    return error
+
+
+def check_console(request: CreateRequest, plan: Plan) -> None:
+    """A terminal needs somebody to receive it, and the other way round."""
+    process = plan.config.process
+    terminal = process is not None and process.terminal
+    if terminal and request.hold and not request.console_socket:
+        raise RuntimeFailure("process.terminal is true: --console-socket is needed to hand over the terminal")
+    if request.console_socket and not terminal:
+        raise RuntimeFailure("--console-socket is given, but process.terminal in config.json is not true")
+
+
+def _first_record(directory: str, plan: Plan, config: Config) -> Record:
+    return record.Record(
+        directory,
+        {
+            "id": plan.id,
+            "bundle": plan.bundle,
+            "rootfs": plan.root_path,
+            "oci_version": config.oci_version,
+            "created": create_time.now(),
+            "uid": os.geteuid(),
+            "pid": 0,
+            "start_time": 0,
+            "annotations": dict(config.annotations),
+            "cgroup_v2": plan.cgroup_v2,
+            "cgroup_paths": dict(plan.cgroup_paths),
+            "cgroup_made": [],
+        },
+    )
+
+
+def _make(request: CreateRequest, plan: Plan, layout: cgroup.Layout, entry: Record, lock_fd: int) -> Created:
+    birth = init.Launch()
+    birth.foreign = (lock_fd,)
+    birth.stdio = request.stdio
+    if plan.cgroup_paths:
+        birth.group, entry.cgroup_made = launch.set_up_cgroup(plan, layout)
+    if not plan.options.no_new_keyring:
+        birth.keyring = f"_ses.{plan.id}"
+    if plan.seccomp is not None:
+        from runtime import seccomp_filter
+
+        birth.filter = seccomp_filter.compiled(plan.seccomp, f"{request.root}/.cache/seccomp")
+    if request.hold:
+        birth.listener = fdpass.listen(entry.start_socket)
+    if request.console_socket:
+        birth.console_socket = _connect_console(request.console_socket)
+    elif request.console_fd >= 0:
+        birth.console_socket = fdpass.Socket(fileno=os.dup(request.console_fd))
+    pid, channel = launch.clone_init(plan, birth, sibling=request.sibling)
+    if birth.listener is not None:
+        birth.listener.close()
+    if birth.console_socket is not None:
+        birth.console_socket.close()
+    try:
+        _record_pid(entry, pid)
+        launched = launch.bring_up(plan, pid, channel, lambda p, s: record.spec_state(entry, p, s))
+    except BaseException:
+        _reap(pid, sibling=request.sibling)
+        raise
+    _publish_pid(request, launched.pid)
+    return Created(
+        entry, plan, None if request.hold else launched.channel, [*plan.warnings, *launched.channel.warnings]
+    )
+
+
+def _record_pid(entry: Record, pid: int) -> None:
+    from runtime.linux import processes
+
+    started = processes.start_time(pid)
+    if started is not None:
+        entry.pid, entry.start_time = pid, started
+        entry.save()
+
+
+def _reap(pid: int, *, sibling: bool) -> None:
+    """An init that failed on its own or that we give up."""
+    try:
+        os.kill(pid, 9)
+        if not sibling:
+            os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass
+
+
+def _connect_console(path: str) -> fdpass.Socket:
+    try:
+        return fdpass.connect(path)
+    except OSError as error:
+        raise RuntimeFailure(f"--console-socket {path}: cannot connect: {error.strerror}") from None
+
+
+def _publish_pid(request: CreateRequest, pid: int) -> None:
+    if request.pid_file:
+        try:
+            durable.replace(request.pid_file, str(pid).encode(), 0o644, durable=False)
+        except OSError as error:
+            raise RuntimeFailure(f"--pid-file {request.pid_file}: cannot write: {error.strerror}") from None
+    if request.pidfd_socket:
+        send_pidfd(request.pidfd_socket, pid)
+
+
+def send_pidfd(path: str, pid: int) -> None:
+    """Hand a pidfd of the init to whoever listens."""
+    pidfd = syscalls.pidfd_open(pid)
+    try:
+        sock = fdpass.connect(path)
+        fdpass.send(sock, b"pidfd", [pidfd])
+        sock.close()
+    except OSError as error:
+        raise RuntimeFailure(f"--pidfd-socket {path}: cannot send: {error.strerror}") from None
+    finally:
+        os.close(pidfd)
+
+
+def release(created: Created) -> None:
+    """Let the init of a container made with hold=False execute its program; returns when it has."""
+    assert created.channel is not None
+    created.channel.say(handshake.START)
+    lifecycle.await_exec(created.channel)
+    lifecycle.poststart(created.record, created.plan.config)

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parent's half of a plan: control groups, the clone of the init, its id mappings and hooks."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from runtime import hooks
+from runtime.errors import CreateFailed
+from runtime.inside import handshake, init
+from runtime.linux import cgroup, json_text, namespaces, processes, syscalls
+from runtime.linux._core import lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from runtime.inside.handshake import ParentEnd
+    from runtime.linux.cgroup import Group
+    from runtime.plan.container import Plan
+    from runtime.plan.context import Context
+    from runtime.spec.model import IDMapping
+
+
+class Launched:
+    """An init that is alive: who it is, and the way to talk to it."""
+
+    __slots__ = ("channel", "pid", "start_time")
+
+    def __init__(self, pid: int, start_time: int, channel: ParentEnd) -> None:
+        self.pid = pid
+        self.start_time = start_time
+        self.channel = channel
+
+
+def set_up_cgroup(plan: Plan, layout: cgroup.Layout) -> tuple[Group, list[str]]:
+    """Make the group and set its limits while it is empty; gives what was made, for the record."""
+    group = cgroup.Group(plan.cgroup_paths, v2=plan.cgroup_v2)
+    made = group.make(layout)
+    apply_limits(plan, group)
+    return group, made
+
+
+def apply_limits(plan: Plan, group: Group) -> None:
+    """Write limits and the device filter; an error names the field of the config."""
+    for step in plan.limits:
+        try:
+            step.apply(group)
+        except OSError as error:
+            raise CreateFailed(f"{step.where}: {explain_limit(step.controller, error)}") from None
+    set_device_filter(plan, group)
+
+
+def explain_limit(controller: str, error: OSError) -> str:
+    """Why a control file refused."""
+    if error.errno == errno.ENOENT:
+        return f"{error} (has this host the cgroup controller {controller}?)"
+    if error.errno == errno.EBUSY:
+        return f"{error} (more is in use already)"
+    if error.errno == errno.EINVAL:
+        return f"{error} (the kernel refuses the value)"
+    return str(error)
+
+
+def set_device_filter(plan: Plan, group: Group) -> None:
+    """Rules for the devices controller of v1, or a program for v2."""
+    from runtime.plan import device_filter
+
+    if plan.options.rootless or not plan.device_rules:
+        return
+    if not plan.cgroup_v2:
+        if group.directory("devices") is not None:
+            for file, line in device_filter.v1_lines(plan.device_rules):
+                group.write("devices", file, line)
+        return
+    program = syscalls.bpf_load_device_filter(device_filter.program(plan.device_rules))
+    directory = os.open(group.paths[cgroup.UNIFIED], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        before = syscalls.bpf_device_filters(directory)
+        syscalls.bpf_attach_device_filter(directory, program)
+        for old in before:
+            syscalls.bpf_detach_device_filter(directory, old)
+            os.close(old)
+    finally:
+        os.close(directory)
+        os.close(program)
+
+
+def clone_init(plan: Plan, launch: init.Launch, *, sibling: bool) -> tuple[int, ParentEnd]:
+    """Give birth to the init; our child, or with `sibling` our parent's."""
+    parent, child = handshake.pair()
+    cgroup_fd = launch.group.open_unified() if launch.group is not None else -1
+    family = lib.CLONE_PARENT if sibling else 0
+    for kind, path in plan.namespaces.joined:
+        launch.host_namespaces[kind] = _open_joined(kind, path)
+    try:
+        if plan.namespaces.in_between:
+            pid = _clone_in_between(plan, launch, parent, child, family, cgroup_fd)
+        else:
+            pid = syscalls.clone3(plan.namespaces.clone_flags | family, cgroup_fd=cgroup_fd)
+            if pid == 0:
+                parent.close()
+                init.run(plan, child, launch, None)
+    except syscalls.KernelError as error:
+        raise CreateFailed(explain_clone(plan, error)) from None
+    finally:
+        if cgroup_fd >= 0:
+            os.close(cgroup_fd)
+        for fd in launch.host_namespaces.values():
+            os.close(fd)
+        launch.host_namespaces = {}
+    child.socket.close()
+    return pid, parent
+
+
+def _open_joined(kind: str, path: str) -> int:
+    try:
+        fd = namespaces.open_namespace(path)
+    except OSError as error:
+        raise CreateFailed(f"cannot join the {kind} namespace at {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise CreateFailed(f"cannot join the {kind} namespace: {error}") from None
+    actual = namespaces.kind_of(fd)
+    if actual != kind:
+        os.close(fd)
+        raise CreateFailed(f"cannot join the {kind} namespace: {path} is a {actual} namespace")
+    return fd
+
+
+def _clone_in_between(
+    plan: Plan, launch: init.Launch, parent: ParentEnd, child: handshake.ChildEnd, family: int, cgroup_fd: int
+) -> int:
+    """A process between: what it enters is entered by its children only, or takes its rights away."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    middle = syscalls.clone3(family, cgroup_fd=cgroup_fd)
+    if middle == 0:
+        os.close(reading)
+        parent.close()
+        init.guard(child, lambda: _between(plan, launch, child, writing))
+    os.close(writing)
+    try:
+        answer = os.read(reading, 16)
+    finally:
+        os.close(reading)
+    if not family:
+        os.waitpid(middle, 0)
+    if not answer:
+        parent.expect()  # raises what the process said
+    return int(answer)
+
+
+def _between(plan: Plan, launch: init.Launch, child: handshake.ChildEnd, writing: int) -> None:
+    spaces = plan.namespaces
+    if launch.group is not None:
+        launch.group.enter()
+    context: Context = init.prepare(plan)
+    for kind in namespaces.FLAGS:
+        fd = launch.host_namespaces.pop(kind, -1)
+        if fd >= 0:
+            syscalls.setns(fd, namespaces.FLAGS[kind])
+            os.close(fd)
+    if spaces.new_time:
+        syscalls.unshare(lib.CLONE_NEWTIME)
+        for clock, (seconds, nanoseconds) in spaces.time_offsets.items():
+            with open("/proc/self/timens_offsets", "w") as offsets:
+                offsets.write(f"{clock} {seconds} {nanoseconds}\n")
+    pid = syscalls.clone3(spaces.clone_flags | lib.CLONE_PARENT)
+    if pid == 0:
+        os.close(writing)
+        init.run(plan, child, launch, context)
+    os.write(writing, str(pid).encode())
+    os._exit(0)
+
+
+def explain_clone(plan: Plan, error: syscalls.KernelError) -> str:
+    """Why no process could be made."""
+    if error.errno == errno.EAGAIN:
+        return "cannot create a process: a pids limit of the container or of a cgroup above it is reached (pids.max)"
+    if error.errno == errno.ENOSPC:
+        return "cannot create the namespaces: a limit in /proc/sys/user/max_*_namespaces is reached, or 32 are nested"
+    if error.errno == errno.EPERM and "user" not in plan.namespaces.new:
+        return f"cannot create the namespaces: {error} (not root? use a user namespace)"
+    if error.errno == errno.EINVAL and "time" in plan.namespaces.new:
+        return f"cannot create the namespaces: {error} (time namespaces need Linux 5.6)"
+    return f"cannot create the init process: {error}"
+
+
+# --- id mappings ---
+
+
+def write_mappings(plan: Plan, pid: int) -> None:
+    """uid_map and gid_map of the new user namespace, by ourselves or by the setuid helpers."""
+    spaces = plan.namespaces
+    for kind, ranges in (("uid", spaces.uid_mappings), ("gid", spaces.gid_mappings)):
+        text = "".join(f"{m.inside} {m.host} {m.size}\n" for m in ranges)
+        path = f"/proc/{pid}/{kind}_map"
+        try:
+            if kind == "gid" and os.geteuid() != 0 and _only_own(ranges, os.getegid()):
+                _write(f"/proc/{pid}/setgroups", "deny")
+            _write(path, text)
+        except OSError as error:
+            if error.errno != errno.EPERM or (os.geteuid() == 0 and _privileged()):
+                raise CreateFailed(
+                    f"linux.{kind}Mappings: cannot write {path}: {_why_mapping(ranges, error)}"
+                ) from None
+            _map_by_helper(kind, pid, ranges)
+
+
+def _privileged() -> bool:
+    return bool(syscalls.capget()[0] >> 6 & 3 == 3)
+
+
+def _only_own(ranges: Sequence[IDMapping], own: int) -> bool:
+    return len(ranges) == 1 and ranges[0].size == 1 and ranges[0].host == own
+
+
+def _why_mapping(ranges: Sequence[IDMapping], error: OSError) -> str:
+    if error.errno == errno.EINVAL:
+        if len(ranges) > 340:
+            return f"{len(ranges)} ranges, and 340 are the most"
+        return "the ranges overlap, or exceed the kernel's limit of one page of text"
+    if error.errno == errno.EPERM:
+        return "operation not permitted: are the host ids mapped in our own user namespace?"
+    return str(error.strerror)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _map_by_helper(kind: str, pid: int, ranges: Sequence[IDMapping]) -> None:
+    """newuidmap and newgidmap know from /etc/subuid and /etc/subgid what a user may map."""
+    words = [str(number) for m in ranges for number in (m.inside, m.host, m.size)]
+    program = f"new{kind}map"
+    for directory in ("/usr/bin", "/usr/local/bin", "/bin"):
+        path = f"{directory}/{program}"
+        if os.path.exists(path):
+            child = os.posix_spawn(path, [program, str(pid), *words], os.environ)
+            if os.waitpid(child, 0)[1]:
+                file = f"/etc/sub{kind}"
+                raise CreateFailed(f"linux.{kind}Mappings: {program} refused the mapping; are the ranges in {file}?")
+            return
+    raise CreateFailed(f"linux.{kind}Mappings: needs {program}, which is not installed (package uidmap)")
+
+
+# --- the conversation ---
+
+
+def bring_up(plan: Plan, pid: int, channel: ParentEnd, state: Callable[[int, str], dict[str, object]]) -> Launched:
+    """From birth to `created`: mappings, hooks, network devices. `state` gives the spec's state of this pid."""
+    started = processes.start_time(pid)
+    if "user" in plan.namespaces.new:
+        write_mappings(plan, pid)
+        channel.say(handshake.MAPPED)
+    if init.needs_parent_between(plan):
+        channel.expect(handshake.NAMESPACES)
+        if plan.config.linux.net_devices:
+            from runtime import net_devices
+
+            net_devices.move_in(plan.config.linux.net_devices, pid)
+        text = json_text.dumps(state(pid, "creating"))
+        out, err = hook_outputs(plan)
+        for hook in (*plan.hooks.prestart, *plan.hooks.create_runtime):
+            hooks.run(hook, text, stdout=out, stderr=err)
+        channel.socket.send(handshake.HOOKS_DONE + text.encode())
+    channel.expect(handshake.CREATED)
+    if started is None:
+        raise handshake.Died("the init process died while it was being set up")
+    return Launched(pid, started, channel)
+
+
+def hook_outputs(plan: Plan) -> tuple[int | None, int | None]:
+    """crun's annotations that send the output of hooks to files."""
+    fds: list[int | None] = []
+    for name in ("run.oci.hooks.stdout", "run.oci.hooks.stderr"):
+        path = plan.config.annotations.get(name)
+        fds.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if path else None)
+    return fds[0], fds[1]

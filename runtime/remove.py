@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one teardown: works from the record, may run twice, forgets last. Serves rollback, delete and recovery alike."""
+
+from __future__ import annotations
+
+import os
+
+from runtime import record
+from runtime.linux import beneath, cgroup
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.record import Record
+
+
+def kill_everything(entry: Record) -> None:
+    """SIGKILL every process of the container and wait until they are gone."""
+    if entry.cgroup_paths:
+        group = cgroup.Group(entry.cgroup_paths, v2=entry.cgroup_v2)
+        if group.exists():
+            group.kill_and_wait()
+    _kill_init(entry)
+
+
+def _kill_init(entry: Record) -> None:
+    """The init may stand outside the cgroups: without any, or caught before it entered."""
+    if not entry.pid:
+        return
+    from runtime.linux import processes, syscalls
+
+    pidfd = processes.open_pidfd(entry.pid, entry.start_time)
+    if pidfd is None:
+        return
+    import select
+
+    try:
+        syscalls.pidfd_send_signal(pidfd, 9)
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        poller.poll(10_000)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
+
+
+def remove(entry: Record, *, run_hooks: bool) -> None:
+    """Leave nothing of the container: processes, groups, hooks run, record; each line is a no-op once done."""
+    kill_everything(entry)
+    if entry.cgroup_paths:
+        cgroup.Group(entry.cgroup_paths, v2=entry.cgroup_v2).remove()
+        cgroup.remove_if_empty(list(reversed(entry.cgroup_made)))
+    if run_hooks:
+        _poststop(entry)
+    beneath.remove_tree(entry.directory)
+
+
+def _poststop(entry: Record) -> None:
+    """A poststop hook that fails is a warning: the container is gone all the same."""
+    try:
+        data = entry.config_bytes()
+    except Exception:
+        return
+    if b'"poststop"' not in data:
+        return
+    import sys
+
+    from runtime import hooks
+    from runtime.linux import json_text
+    from runtime.spec import parse
+
+    state = json_text.dumps(record.spec_state(entry, 0, "stopped"))
+    for hook in parse.config(json_text.loads(data)).hooks.poststop:
+        try:
+            hooks.run(hook, state)
+        except (hooks.HookFailed, OSError) as error:
+            sys.stderr.write(f"ketch-runtime: warning: {error}\n")
