@@ -97,5 +97,18 @@ def state(record: Record, *, full: bool = False) -> dict[str, Any]:
     if record.annotations:
         facts["annotations"] = record.annotations
     if full:
-        facts["owner"] = ""
+        facts["owner"] = owner_name(record.uid)
     return facts
+
+
+def owner_name(uid: int) -> str:
+    """The name of a user from the host's /etc/passwd, or the number. A plain file: NSS would cost 5 ms."""
+    try:
+        with open("/etc/passwd", "rb") as users:
+            for line in users:
+                fields = line.split(b":")
+                if len(fields) > 2 and fields[2] == str(uid).encode():
+                    return os.fsdecode(fields[0])
+    except OSError:
+        pass
+    return str(uid)

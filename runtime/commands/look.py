@@ -22,7 +22,7 @@ def state(settings: Options, options: Options) -> int:
     return 0
 
 
-def list(settings: Options, options: Options) -> int:  # noqa: A001
+def list(settings: Options, options: Options) -> int:
     """list."""
     from runtime import listing
 
