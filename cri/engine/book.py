@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What exists, in memory: the records of one owner, indexed by id and by name, and how containers ended."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from cri.engine.errors import AlreadyExists, NotFound, WrongState
+from cri.engine.records import ContainerPhase, ContainerRecord, PodPhase, PodRecord
+
+R = TypeVar("R", PodRecord, ContainerRecord)
+
+
+class State(StrEnum):
+    """What a container is. UNKNOWN: it has ended and nobody saw how."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a container ended; no exit_code when nobody saw it."""
+
+    exit_code: int | None
+    finished_at: int
+    oom: bool = False
+    detail: str = ""
+
+
+def state_of(record: ContainerRecord, ended: Ended | None) -> State:
+    """Facts first: an end outweighs everything else."""
+    if ended is not None:
+        return State.UNKNOWN if ended.exit_code is None else State.EXITED
+    return State.RUNNING if record.phase == ContainerPhase.STARTED else State.CREATED
+
+
+def pod_name(record: PodRecord) -> str:
+    request = record.request
+    return f"{request.name}_{request.namespace}_{request.uid}_{request.attempt}"
+
+
+class Book:
+    """Every change of a record goes through here, after it has gone to the disk."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.pods: dict[str, PodRecord] = {}
+        self.containers: dict[str, ContainerRecord] = {}
+        self.ends: dict[str, Ended] = {}
+        self.members: dict[str, set[str]] = {}
+        self._names: dict[str, str] = {}
+
+    # pods
+
+    def add_pod(self, record: PodRecord) -> None:
+        """Take the name; two pods of one name and attempt are a mistake, or a retry of a call that still runs."""
+        with self.lock:
+            self._take(f"pod {pod_name(record)}", record.id)
+            self.pods[record.id] = record
+            self.members.setdefault(record.id, set())
+
+    def pod(self, identity: str) -> PodRecord:
+        """By id or by an unambiguous beginning of one."""
+        with self.lock:
+            return _find(self.pods, identity, "pod sandbox")
+
+    def forget_pod(self, identity: str) -> None:
+        with self.lock:
+            record = self.pods.pop(identity, None)
+            self.members.pop(identity, None)
+            if record is not None:
+                self._names.pop(f"pod {pod_name(record)}", None)
+
+    # containers
+
+    def add_container(self, record: ContainerRecord) -> None:
+        """In one step with the look at the pod: a pod that is being stopped gets no more members."""
+        with self.lock:
+            pod = self.pods.get(record.pod_id)
+            if pod is None:
+                raise NotFound(f"pod sandbox {record.pod_id}: no such pod")
+            if pod.phase != PodPhase.READY:
+                raise WrongState(f"pod sandbox {record.pod_id}: is {pod.phase}, not ready")
+            self._take(self._container_name(record), record.id)
+            self.containers[record.id] = record
+            self.members[record.pod_id].add(record.id)
+
+    def load_container(self, record: ContainerRecord) -> None:
+        """One that was there before this process; its pod may be in any phase."""
+        with self.lock:
+            self._names.setdefault(self._container_name(record), record.id)
+            self.containers[record.id] = record
+            self.members.setdefault(record.pod_id, set()).add(record.id)
+
+    def container(self, identity: str) -> ContainerRecord:
+        with self.lock:
+            return _find(self.containers, identity, "container")
+
+    def forget_container(self, identity: str) -> None:
+        with self.lock:
+            record = self.containers.pop(identity, None)
+            self.ends.pop(identity, None)
+            if record is not None:
+                self.members.get(record.pod_id, set()).discard(identity)
+                self._names.pop(self._container_name(record), None)
+
+    def of_pod(self, pod_id: str) -> list[ContainerRecord]:
+        with self.lock:
+            return [self.containers[i] for i in sorted(self.members.get(pod_id, ())) if i in self.containers]
+
+    # both
+
+    def put(self, record: PodRecord | ContainerRecord) -> None:
+        with self.lock:
+            if isinstance(record, PodRecord):
+                self.pods[record.id] = record
+            else:
+                self.containers[record.id] = record
+
+    def end(self, identity: str, ended: Ended) -> bool:
+        """Note how a container ended; False if that was known, or it is no longer here."""
+        with self.lock:
+            if identity not in self.containers or identity in self.ends:
+                return False
+            self.ends[identity] = ended
+            return True
+
+    def state(self, record: ContainerRecord) -> State:
+        return state_of(record, self.ends.get(record.id))
+
+    def visible_pods(self) -> list[PodRecord]:
+        """A pod that is still being made is nobody's business yet."""
+        with self.lock:
+            return [record for record in self.pods.values() if record.phase != PodPhase.MAKING]
+
+    def visible_containers(self) -> list[ContainerRecord]:
+        hidden = (ContainerPhase.MAKING, ContainerPhase.REMOVING)
+        with self.lock:
+            return [record for record in self.containers.values() if record.phase not in hidden]
+
+    def _container_name(self, record: ContainerRecord) -> str:
+        return f"container {record.request.name} attempt {record.request.attempt} of pod {record.pod_id}"
+
+    def _take(self, name: str, identity: str) -> None:
+        holder = self._names.setdefault(name, identity)
+        if holder != identity:
+            raise AlreadyExists(f"{name}: the name is taken by {holder}")
+
+
+def _find(objects: Mapping[str, R], identity: str, what: str) -> R:
+    found = objects.get(identity)
+    if found is not None:
+        return found
+    if identity:
+        matches = [record for key, record in objects.items() if key.startswith(identity)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise NotFound(f"{what} {identity}: the beginning of {len(matches)} ids; give more of it")
+    raise NotFound(f"{what} {identity!r}: no such {what}")
+
+
+def changed(record: R, **changes: Any) -> R:
+    return replace(record, **changes)

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an image and a request to a bundle: root mounted, volumes found, user looked up, config.json written."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+from cri.engine.context import Context
+from cri.engine.errors import BadRequest, Failed, NotFound
+from cri.engine.handlers import Runner, passed
+from cri.engine.phases import phase
+from cri.engine.records import ContainerPhase, ContainerRecord, PodRecord
+from cri.engine.request import ContainerRequest, Mode, MountRequest, ProfileKind, Propagation
+from cri.images import errors as image_errors
+from cri.images.model import IdMapping, Image
+from cri.oci import devices, mounts, namespaces, security, users
+from cri.oci.config import config
+from cri.oci.facts import BoundMount, ContainerFacts, Device, ImageDefaults, PodPlace, Refused
+from cri.oci.resources import cgroups_path
+from runtime.linux import beneath, mountinfo
+
+
+def find_image(context: Context, name: str) -> Image:
+    image = context.images.find(name)
+    if image is None:
+        raise NotFound(f"config.image {name!r}: no such image on this node; pull it first")
+    return image
+
+
+def place_of(context: Context, pod: PodRecord) -> PodPlace:
+    """Where this pod's shared things lie."""
+    directory = context.pods.directory(pod.id)
+    return PodPlace(
+        id=pod.id,
+        request=pod.request,
+        hostname=pod.hostname,
+        network_namespace=pod.pins.get("net", ""),
+        ipc_namespace=pod.pins.get("ipc", ""),
+        uts_namespace=pod.pins.get("uts", ""),
+        pid_namespace=pod.pins.get("pid", ""),
+        user_namespace=pod.pins.get("user", ""),
+        uids=pod.uids,
+        gids=pod.gids,
+        shm=f"{directory}/shm" if pod.request.namespaces.ipc == Mode.POD else "/dev/shm",  # noqa: S108
+        etc_hostname=f"{directory}/hostname",
+        etc_hosts=f"{directory}/hosts",
+        resolv_conf=f"{directory}/resolv.conf",
+    )
+
+
+def defaults_of(context: Context, image: Image) -> ImageDefaults:
+    said = context.images.config(image.id)
+    return ImageDefaults(
+        entrypoint=said.entrypoint,
+        cmd=said.cmd,
+        env=said.env,
+        working_dir=said.working_dir,
+        user=said.user,
+        stop_signal=said.stop_signal,
+        volumes=said.volumes,
+    )
+
+
+def make(context: Context, pod: PodRecord, record: ContainerRecord, image: Image, runner: Runner) -> ContainerRecord:
+    """Lay out the bundle; returns the record with what was found out."""
+    try:
+        return _make(context, pod, record, image, runner)
+    except Refused as e:
+        raise BadRequest(str(e)) from None
+    except image_errors.NotFound as e:
+        raise NotFound(str(e)) from None
+
+
+def _make(context: Context, pod: PodRecord, record: ContainerRecord, image: Image, runner: Runner) -> ContainerRecord:
+    request = record.request
+    directory = context.bundles.directory(record.id)
+    defaults = defaults_of(context, image)
+    path = cgroups_path(pod.request.cgroup_parent, record.id, context.node)
+    # Intent before effect: the keys under which volumes will be prepared are known before any of them is.
+    keys = tuple(f"{record.id}-{i}" for i, mount in enumerate(request.mounts) if mount.image)
+    record = _noted(
+        context,
+        record,
+        stop_signal=request.stop_signal or defaults.stop_signal or "SIGTERM",
+        cgroups_path=context.cgroups.of_container(path),
+        volume_keys=keys,
+    )
+    with phase("rootfs"):
+        root = mount_rootfs(context, pod, record, f"{directory}/rootfs")
+    try:
+        with phase("volumes"):
+            bound, refs = volumes(context, pod, record, directory)
+            bound += image_volumes(pod, record, defaults, root, directory)
+        with phase("config"):
+            user = users.resolve(request, defaults.user, text_of(root, "etc/passwd"), text_of(root, "etc/group"))
+    finally:
+        os.close(root)
+    facts = ContainerFacts(
+        id=record.id,
+        image_name=record.image_name,
+        defaults=defaults,
+        user=user,
+        mounts=tuple(bound),
+        devices=device_nodes(request, runner),
+        target_pid_namespace=target_of(context, pod, request),
+        seccomp=security.seccomp(request, context.node, seccomp_text(request)),
+        annotations={
+            **passed(runner.settings.pod_annotations, pod.request.annotations),
+            **passed(runner.settings.container_annotations, request.annotations),
+        },
+    )
+    built = config(request, place_of(context, pod), facts, context.node)
+    with open(f"{directory}/config.json", "w") as file:
+        file.write(json.dumps(built, separators=(",", ":")))
+    return _noted(context, record, uid=user.uid, gid=user.gid, groups=user.groups, volume_refs=refs)
+
+
+def _noted(context: Context, record: ContainerRecord, **changes: object) -> ContainerRecord:
+    from cri.engine.container import update
+
+    return update(context, record, phase=ContainerPhase.MAKING, **changes)
+
+
+def id_mappings(pod: PodRecord) -> tuple[list[IdMapping], list[IdMapping]]:
+    return (
+        [IdMapping(r.container_id, r.host_id, r.length) for r in pod.uids],
+        [IdMapping(r.container_id, r.host_id, r.length) for r in pod.gids],
+    )
+
+
+def mount_rootfs(context: Context, pod: PodRecord, record: ContainerRecord, target: str) -> int:
+    """Mount the image with a writable layer; returns a descriptor of its root."""
+    uids, gids = id_mappings(pod)
+    rootfs = context.images.prepare_rootfs(record.image_id, record.id, uid_mappings=uids, gid_mappings=gids)
+    os.mkdir(target, 0o755)
+    rootfs.mount(target)
+    return os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def text_of(root: int, path: str) -> str:
+    """A file of the container, never of the host, whatever links its image holds."""
+    try:
+        data = beneath.read_file(root, path)
+    except OSError:
+        return ""
+    return data.decode(errors="replace") if data else ""
+
+
+def volumes(
+    context: Context, pod: PodRecord, record: ContainerRecord, directory: str
+) -> tuple[list[BoundMount], dict[str, str]]:
+    """The mounts that were asked for, each with its source found; and the images behind the image volumes."""
+    bound, refs = [], {}
+    for index, mount in enumerate(record.request.mounts):
+        if mount.image:
+            source, ref = image_mount(context, pod, mount, f"{record.id}-{index}", f"{directory}/volume-{index}")
+            refs[mount.container_path] = ref
+            options: tuple[str, ...] = ("rbind", "rprivate", "ro", *mount.options)
+            bound.append(BoundMount(mount.container_path, source, options))
+        elif mount.kind == "tmpfs":
+            options = ("nosuid", "nodev", "ro" if mount.readonly else "rw", *mount.options)
+            bound.append(BoundMount(mount.container_path, "tmpfs", options, kind="tmpfs"))
+        else:
+            source = host_source(mount)
+            bound.append(
+                BoundMount(mount.container_path, source, mounts.bind_options(mount), uids=mount.uids, gids=mount.gids)
+            )
+    return bound, refs
+
+
+def host_source(mount: MountRequest) -> str:
+    """The host path with its links followed; a missing one is made, as a folder."""
+    where = f"config.mounts[{mount.container_path!r}].host_path {mount.host_path!r}"
+    try:
+        real = os.path.realpath(mount.host_path)
+        os.makedirs(real, mode=0o755, exist_ok=True) if not os.path.lexists(real) else None
+    except OSError as e:
+        raise Failed(f"{where}: {e.strerror}") from e
+    if mount.propagation != Propagation.PRIVATE:
+        check_propagation(mount, real, where)
+    return real
+
+
+def check_propagation(mount: MountRequest, real: str, where: str) -> None:
+    """What the container should see, or show, must be possible on the host's side of the mount."""
+    entry = mountinfo.holding(real)
+    kinds = " ".join(entry.propagation) if entry is not None else ""
+    shared = "shared:" in kinds
+    if mount.propagation == Propagation.BIDIRECTIONAL and not shared:
+        raise BadRequest(f"{where}: BIDIRECTIONAL needs a shared mount (mount --make-shared)")
+    if not shared and "master:" not in kinds:
+        raise BadRequest(f"{where}: HOST_TO_CONTAINER needs a shared or slave mount (mount --make-shared)")
+
+
+def image_mount(context: Context, pod: PodRecord, mount: MountRequest, key: str, target: str) -> tuple[str, str]:
+    """(path to bind, image id) of an image volume."""
+    image = find_image(context, mount.image)
+    uids, gids = id_mappings(pod)
+    prepared = context.images.prepare_volume(
+        image.id, key, sub_path=mount.image_sub_path, uid_mappings=uids, gid_mappings=gids
+    )
+    os.mkdir(target, 0o755)
+    prepared.mount(target)
+    return target, image.id
+
+
+def image_volumes(
+    pod: PodRecord, record: ContainerRecord, defaults: ImageDefaults, root: int, directory: str
+) -> list[BoundMount]:
+    """VOLUME of the image: writable even where the root is not. With a writable root its own layer serves."""
+    taken = {mounts.normal(mount.container_path) for mount in record.request.mounts}
+    bound = []
+    for index, path in enumerate(defaults.volumes):
+        if mounts.normal(path) in taken:
+            continue
+        if not record.request.readonly_rootfs:
+            os.close(beneath.make_directories(root, path))
+            continue
+        source = f"{directory}/image-volume-{index}"
+        os.mkdir(source, 0o755)
+        owner = pod.uids[0].host_id if pod.uids else 0
+        os.chown(source, owner, owner)
+        bound.append(BoundMount(path, source, ("rbind", "rprivate", "rw")))
+    return bound
+
+
+def device_nodes(request: ContainerRequest, runner: Runner) -> tuple[Device, ...]:
+    if request.privileged and runner.settings.privileged_without_host_devices:
+        return ()
+    return devices.devices(request)
+
+
+def seccomp_text(request: ContainerRequest) -> str | None:
+    """The text of a localhost profile; the wire holds an absolute path."""
+    profile = request.seccomp
+    if profile is None or profile.kind != ProfileKind.LOCALHOST or request.privileged:
+        return None
+    path = profile.reference.removeprefix("localhost/")
+    try:
+        with open(path) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            return file.read(4 << 20)
+    except (OSError, ValueError):
+        return None
+
+
+def target_of(context: Context, pod: PodRecord, request: ContainerRequest) -> str:
+    """The PID namespace of the container that a debug container wants to look at."""
+    from cri.engine.container import alive
+
+    asked = namespaces.of_container(request, place_of(context, pod))
+    if asked.pid != Mode.TARGET:
+        return ""
+    target = context.book.containers.get(asked.target_id)
+    if target is None or target.pod_id != pod.id or not alive(target):
+        return ""
+    return f"/proc/{target.pid}/ns/pid"

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is written down about a pod and a container: one small JSON file each, before the first effect in the kernel.
+
+state directory/
+  pods/ID/pod.json          PodRecord; beside it the pod's hostname, hosts, resolv.conf, shm and pins
+  bundles/ID/container.json ContainerRecord; beside it config.json, rootfs and volumes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from cri.engine import codec
+from cri.engine.request import ContainerRequest, IdRange, PodRequest
+from runtime.linux import beneath, durable
+
+VERSION = 1
+T = TypeVar("T", bound="PodRecord | ContainerRecord")
+
+
+class PodPhase(StrEnum):
+    """making -> ready -> stopping -> stopped; a pod that was never ready is removed, not stopped."""
+
+    MAKING = "making"
+    READY = "ready"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class ContainerPhase(StrEnum):
+    """making -> created -> starting -> started -> removing. Whether a started one still runs is told by facts."""
+
+    MAKING = "making"
+    CREATED = "created"
+    STARTING = "starting"
+    STARTED = "started"
+    REMOVING = "removing"
+
+
+@dataclass(frozen=True, slots=True)
+class PodRecord:
+    id: str
+    owner: str
+    boot_id: str
+    created_at: int
+    request: PodRequest
+    phase: PodPhase = PodPhase.MAKING
+    version: int = VERSION
+    hostname: str = ""
+    # kind of namespace -> path where it is pinned
+    pins: dict[str, str] = field(default_factory=dict)
+    netns: str = ""
+    reaper_pid: int = 0
+    reaper_start_time: int = 0
+    reaper_cgroup: str = ""
+    ips: tuple[str, ...] = ()
+    network: str = ""
+    network_result: dict[str, Any] = field(default_factory=dict)
+    uids: tuple[IdRange, ...] = ()
+    gids: tuple[IdRange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MountState:
+    """A mount as ContainerStatus shows it."""
+
+    container_path: str
+    image_ref: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRecord:
+    id: str
+    pod_id: str
+    owner: str
+    boot_id: str
+    created_at: int
+    request: ContainerRequest
+    phase: ContainerPhase = ContainerPhase.MAKING
+    version: int = VERSION
+    image_id: str = ""
+    image_ref: str = ""
+    image_name: str = ""
+    log_path: str = ""
+    stop_signal: str = ""
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    cgroups_path: str = ""
+    handler: tuple[str, ...] = ()
+    pid: int = 0
+    start_time: int = 0
+    started_at: int = 0
+    volume_refs: dict[str, str] = field(default_factory=dict)
+    volume_keys: tuple[str, ...] = ()
+    # What went wrong when it was started; then it has ended without ever running.
+    failure: str = ""
+    failed_at: int = 0
+
+
+class Records:
+    """The files of one kind of object: save, load, forget."""
+
+    def __init__(self, folder: str, name: str, kind: type[Any]) -> None:
+        self.folder = folder
+        self._name = name
+        self._kind = kind
+        os.makedirs(folder, mode=0o711, exist_ok=True)
+
+    def directory(self, identity: str) -> str:
+        return f"{self.folder}/{identity}"
+
+    def path(self, identity: str) -> str:
+        return f"{self.folder}/{identity}/{self._name}"
+
+    def save(self, record: Any) -> None:
+        """Intent first: the directory and the record are there before any effect they describe."""
+        directory = self.directory(record.id)
+        try:
+            os.mkdir(directory, 0o711)
+        except FileExistsError:
+            pass
+        text = json.dumps(codec.plain(record), separators=(",", ":"))
+        # The state directory is gone after a boot anyway, so nothing is flushed.
+        durable.replace(self.path(record.id), text.encode(), durable=False)
+
+    def load(self, identity: str) -> Any:
+        """The record; None when there is none. Raises BadRecord for one that cannot be read."""
+        data = durable.read(self.path(identity))
+        if data is None:
+            return None
+        try:
+            return codec.load(self._kind, json.loads(data))
+        except ValueError as e:
+            raise codec.BadRecord(f"{self.path(identity)}: {e}") from None
+
+    def all(self) -> Iterator[tuple[str, Any]]:
+        """(id, record) of every directory; the record is None where the file is missing or unreadable."""
+        for name in sorted(os.listdir(self.folder)):
+            try:
+                yield name, self.load(name)
+            except codec.BadRecord:
+                yield name, None
+
+    def forget(self, identity: str) -> None:
+        """The last step of a teardown: without the record nothing is tried again."""
+        beneath.remove_tree(self.directory(identity))
+
+
+def boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ketch-cri`: the daemon a kubelet talks to; and its commands for the configuration."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from concurrent import futures
+from dataclasses import replace
+from typing import Any
+
+import grpc
+
+from cri import config as configuration
+from cri.boundary import Boundary
+from cri.config import Config
+from cri.engine.engine import Engine
+from cri.engine.errors import EngineError
+from cri.services.containers import ContainerService
+from cri.services.events import EventService
+from cri.services.exec import ExecService
+from cri.services.images import ImageService
+from cri.services.node import NodeService
+from cri.services.sandboxes import SandboxService
+from cri.services.stats import StatsService
+from cri.services.streams import EngineBackend, Streams
+from cri.streaming.server import StreamingServer, TlsFiles
+from proto import cri_pb2 as pb
+from runtime.keep.client import KeepError
+from runtime.linux import durable
+
+log = logging.getLogger(__name__)
+MESSAGE_BYTES = 16 << 20
+
+
+class CannotServe(Exception):
+    """Another daemon is here, or the socket cannot be made."""
+
+
+def handlers(service: Any, objects: list[object], boundary: Boundary) -> Any:
+    """One generic handler per method of the service's descriptor; one that nobody has is found at start."""
+    found: dict[str, Any] = {}
+    for method in service.methods:
+        owner = next((o for o in objects if hasattr(o, method.name)), None)
+        assert owner is not None, f"no method {method.name}"
+        function: Callable[[Any, Any], Any] = getattr(owner, method.name)
+        kind = getattr(pb, method.input_type.name)
+        out = getattr(pb, method.output_type.name)
+        if method.server_streaming:
+            found[method.name] = grpc.unary_stream_rpc_method_handler(
+                boundary.stream(method.name, function), kind.FromString, out.SerializeToString
+            )
+        else:
+            found[method.name] = grpc.unary_unary_rpc_method_handler(
+                boundary.unary(method.name, function), kind.FromString, out.SerializeToString
+            )
+    return grpc.method_handlers_generic_handler(service.full_name, found)
+
+
+def somebody_listens(path: str) -> bool:
+    """Whether a living server is behind the socket; grpc would take its path over without a word."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.settimeout(2.0)
+        try:
+            probe.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def bind(server: grpc.Server, path: str) -> None:
+    """0600, from the first moment on."""
+    if somebody_listens(path):
+        raise CannotServe(f"{path}: another server answers there; stop it, or choose another socket (--listen)")
+    os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    old = os.umask(0o177)
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    except RuntimeError as e:
+        raise CannotServe(f"{path}: cannot listen: {e}") from e
+    finally:
+        os.umask(old)
+
+
+class Daemon:
+    """Everything that runs between start and stop."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        os.makedirs(config.paths.state, mode=0o711, exist_ok=True)
+        os.makedirs(config.paths.root, mode=0o711, exist_ok=True)
+        self._lock = self._claim()
+        self.boundary = Boundary()
+        self.engine = Engine(config, "cri")
+        self.streaming = StreamingServer(
+            EngineBackend(self.engine),
+            host=config.cri.streaming_address,
+            port=config.cri.streaming_port,
+            tls=tls_files(config),
+        )
+        self._pool = futures.ThreadPoolExecutor(config.cri.max_concurrent_calls, thread_name_prefix="call")
+        self.server = grpc.server(
+            self._pool,
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MESSAGE_BYTES),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        self.server.add_generic_rpc_handlers(self._services())
+
+    def _claim(self) -> durable.Locked:
+        """One daemon per state directory; the lock ends with the process."""
+        path = f"{self.config.paths.state}/ketch-cri.lock"
+        try:
+            return durable.lock(path, wait=False)
+        except BlockingIOError:
+            raise CannotServe(
+                f"{path}: another ketch-cri serves this state directory (--state chooses another)"
+            ) from None
+
+    def _services(self) -> tuple[Any, ...]:
+        streams = Streams(self.engine, self.streaming)
+        objects: list[object] = [
+            NodeService(self.engine),
+            SandboxService(self.engine),
+            ContainerService(self.engine),
+            ExecService(self.engine, streams),
+            StatsService(self.engine),
+            EventService(self.engine),
+            ImageService(self.engine),
+        ]
+        services = pb.DESCRIPTOR.services_by_name
+        return tuple(handlers(services[name], objects, self.boundary) for name in ("RuntimeService", "ImageService"))
+
+    def start(self) -> None:
+        """Recover first: a kubelet must not be told that its containers are gone."""
+        self.engine.start()
+        self.streaming.start()
+        bind(self.server, self.config.cri.socket)
+        self.server.start()
+        notify("READY=1")
+        log.info("serving %s, state in %s", self.config.cri.socket, self.config.paths.state)
+
+    def stop(self, grace_seconds: float = 5.0) -> None:
+        """No new calls; those that run have a moment to end. Containers are not touched."""
+        notify("STOPPING=1")
+        self.server.stop(grace_seconds).wait()
+        self.streaming.stop()
+        self.engine.close()
+        try:
+            os.unlink(self.config.cri.socket)
+        except FileNotFoundError:
+            pass
+        self._lock.close()
+
+    def reload(self, path: str) -> None:
+        """SIGHUP: what can be taken over is; the rest is named."""
+        try:
+            new, kept = configuration.reloadable(self.config, configuration.load(path))
+        except configuration.BadConfig as e:
+            log.error("not reloaded: %s", e)
+            return
+        self.config = new
+        self.engine.context.config = new
+        logging.getLogger().setLevel(new.cri.log_level.upper())
+        log.info("reloaded %s%s", path, f"; needs a restart: {', '.join(kept)}" if kept else "")
+
+
+def tls_files(config: Config) -> TlsFiles | None:
+    if not config.cri.streaming_tls_certificate:
+        return None
+    return TlsFiles(config.cri.streaming_tls_certificate, config.cri.streaming_tls_key)
+
+
+def notify(text: str) -> None:
+    """Tell systemd, where it asked to be told."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
+        try:
+            to.sendto(text.encode(), address)
+        except OSError as e:
+            log.warning("systemd could not be told %s: %s", text, e)
+
+
+def watchdog_seconds() -> float | None:
+    """Half of what systemd allows."""
+    text = os.environ.get("WATCHDOG_USEC", "")
+    return int(text) / 2_000_000 if text.isdecimal() else None
+
+
+def serve(config: Config, path: str) -> int:
+    """Until SIGTERM or SIGINT."""
+    daemon = Daemon(config)
+    signals: set[int] = set()
+    woken = threading.Event()
+
+    def note(number: int, _: object) -> None:
+        signals.add(number)
+        woken.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, note)
+    daemon.start()
+    while True:
+        woken.wait(watchdog_seconds())
+        woken.clear()
+        notify("WATCHDOG=1")
+        if signal.SIGHUP in signals:
+            signals.discard(signal.SIGHUP)
+            daemon.reload(path)
+        if signals & {signal.SIGTERM, signal.SIGINT}:
+            daemon.stop()
+            return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    built = argparse.ArgumentParser(prog="ketch-cri", description="The CRI v1 server of Ketch.")
+    built.add_argument("--config", default="", help=f"TOML file (default {configuration.DEFAULT_PATH}, if there)")
+    built.add_argument("--root", default="", help="what survives a boot: images, layers")
+    built.add_argument("--state", default="", help="live objects, sockets, pins")
+    built.add_argument("--listen", default="", help="path of the unix socket")
+    built.add_argument("--log-level", default="", help="debug, info, warning or error")
+    commands = built.add_subparsers(dest="command")
+    config = commands.add_parser("config", help="print or check the configuration")
+    config.add_argument("action", choices=("default", "check", "dump"))
+    return built
+
+
+def effective(arguments: argparse.Namespace) -> Config:
+    """The file's configuration with the flags over it."""
+    config = configuration.load(arguments.config or configuration.DEFAULT_PATH, required=bool(arguments.config))
+    paths, cri = config.paths, config.cri
+    if arguments.root:
+        paths = replace(paths, root=os.path.abspath(arguments.root))
+    if arguments.state:
+        paths = replace(paths, state=os.path.abspath(arguments.state))
+        if cri.socket == configuration.Cri().socket:
+            cri = replace(cri, socket=f"{paths.state}/ketch.sock")
+    if arguments.listen:
+        cri = replace(cri, socket=os.path.abspath(arguments.listen.removeprefix("unix://")))
+    if arguments.log_level:
+        cri = replace(cri, log_level=arguments.log_level)
+    return replace(config, paths=paths, cri=cri)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.command == "config" and arguments.action == "default":
+        print(configuration.dump(Config(), documented=True), end="")
+        return 0
+    config = effective(arguments)
+    if arguments.command == "config":
+        problems = configuration.inconsistent(config)
+        if problems:
+            raise configuration.BadConfig(problems[0])
+        print("ok" if arguments.action == "check" else configuration.dump(config), end="\n")
+        return 0
+    logging.basicConfig(
+        level=config.cri.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    return serve(config, arguments.config or configuration.DEFAULT_PATH)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    try:
+        return run(arguments)
+    except (configuration.BadConfig, CannotServe, EngineError, KeepError, OSError) as e:
+        if os.environ.get("KETCH_DEBUG"):
+            raise
+        print(f"ketch-cri: {e}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
