@@ -50,7 +50,7 @@ build: setup ## Compile the C parts; afterwards .venv/bin/{ketch,ketch-runtime,k
 	@$(MAKE) $(VENV)/bin/ketch
 	@for name in ketch-runtime ketch-cri ketch-cni ketch-spawner; do ln -f $(VENV)/bin/ketch $(VENV)/bin/$$name; done
 	@mkdir -p build/cni/bin
-	@for plugin in $$(cni/list-plugins); do ln -sfn ../../../$(VENV)/bin/ketch-cni build/cni/bin/$$plugin; done
+	@for plugin in $$($(VENV)/bin/python -c 'from cni.protocol import PLUGINS; print(*PLUGINS)'); do ln -sfn ../../../$(VENV)/bin/ketch-cni build/cni/bin/$$plugin; done
 
 $(VENV)/bin/ketch: runtime/linux/launcher.c $(VENV)/ready Makefile
 	@cc -std=gnu11 -O2 -Wall -Wextra -Werror -static -s -o $@.new $< \

@@ -19,6 +19,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def run_isolated(item: pytest.Item) -> list[pytest.TestReport]:
     entrance = os.fork()
     if entrance == 0:
         os.close(reader)
-        _enter(item, groups, writer, stacks)
+        _enter(groups, lambda: _be_the_test(item, writer, stacks), private=writer)
     os.close(writer)
     try:
         with os.fdopen(reader, "rb") as stream:
@@ -88,8 +89,30 @@ def _died(item: pytest.Item, started: float, code: int, stacks: str) -> pytest.T
     )
 
 
-def _enter(item: pytest.Item, groups: "Groups", writer: int, stacks: int) -> None:
-    """The entrance: namespaces first, for CLONE_NEWPID concerns only children."""
+def in_a_private_world(name: str, work: Callable[[], int]) -> int:
+    """Run work in a child with namespaces and cgroups of its own, as a root test has; returns its exit code."""
+    groups = Groups(f"{name}-{os.getpid()}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    entrance = os.fork()
+    if entrance == 0:
+        _enter(groups, lambda: _work_and_exit(work))
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(entrance, 0)[1])
+    finally:
+        groups.remove()
+
+
+def _work_and_exit(work: Callable[[], int]) -> None:
+    code = 1
+    try:
+        code = work()
+    finally:
+        _exit(code)
+
+
+def _enter(groups: "Groups", child: Callable[[], None], *, private: int = -1) -> None:
+    """The entrance: namespaces first, for CLONE_NEWPID concerns only children. Only child keeps private."""
     code = 1
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -99,29 +122,34 @@ def _enter(item: pytest.Item, groups: "Groups", writer: int, stacks: int) -> Non
         kernel.unshare(kernel.CLONE_NEWCGROUP)
         first = os.fork()
         if first == 0:
-            _be_first(item, groups, writer, stacks)
-        os.close(writer)
+            _be_first(groups, child, private)
+        _close(private)
         code = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
     finally:
         _exit(code)
 
 
-def _be_first(item: pytest.Item, groups: "Groups", writer: int, stacks: int) -> None:
+def _be_first(groups: "Groups", child: Callable[[], None], private: int) -> None:
     code = 1
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         make_private_world(groups.hierarchies)
-        test = os.fork()
-        if test == 0:
-            _be_the_test(item, writer, stacks)
-        os.close(writer)
+        started = os.fork()
+        if started == 0:
+            child()
+        _close(private)
         while True:
             pid, status = os.waitpid(-1, 0)
-            if pid == test:
+            if pid == started:
                 code = os.waitstatus_to_exitcode(status)
                 break
     finally:
         _exit(code)
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)
 
 
 def _be_the_test(item: pytest.Item, writer: int, stacks: int) -> None:
