@@ -28,6 +28,7 @@ def _build(chosen: machine.Machine) -> None:
     """The image holds the packages and a venv of all requirements, so nothing is downloaded here."""
     machine.ssh(
         chosen,
-        f"cd {_TREE} && mkdir -p build/report && if [ -d /opt/ketch/venv ] && [ ! -e .venv ]; then"
+        # bash takes a socket on stdin for rshd's and reads bashrc, which make's `bash -u` does not survive
+        f"exec < /dev/null; cd {_TREE} && mkdir -p build/report && if [ -d /opt/ketch/venv ] && [ ! -e .venv ]; then"
         " ln -s /opt/ketch/venv .venv && touch .venv/ready; fi && make -s build",
     )
