@@ -3,28 +3,60 @@
 
 from typing import Any
 
+from runtime import create, remove
+from runtime.errors import RuntimeFailure
+from runtime.linux import fdpass
+
 
 class Maker:
-    """create and start of one container."""
+    """create, start, and on failure the one teardown, of one container. The init becomes our parent's child."""
 
     def __init__(self, request: dict[str, Any], state_dir: str) -> None:
         self._request = request
-        self._state_dir = state_dir
+        self._root: str = request["runtime_root"] or state_dir + "/runtime"
+        self._created: create.Created | None = None
+        self._terminal: list[int] = []
 
     def create(self, stdio: list[int]) -> int:
         """The pid of the init, which waits for start."""
-        raise NotImplementedError
+        asked = create.CreateRequest(self._root, self._request["id"], self._request["bundle"])
+        asked.hold = False
+        asked.sibling = True
+        asked.systemd_cgroup = self._request["systemd_cgroup"]
+        if self._request["tty"]:
+            ours, theirs = fdpass.pair()
+            asked.console_fd = theirs.fileno()
+            try:
+                self._created = create.create(asked)
+                theirs.close()
+                _, self._terminal = fdpass.receive(ours)
+            finally:
+                ours.close()
+                theirs.close()
+            if len(self._terminal) != 1:
+                raise RuntimeFailure("a terminal was asked for, but config.json has no process.terminal")
+        else:
+            asked.stdio = (stdio[0], stdio[1], stdio[2])
+            self._created = create.create(asked)
+        return self._created.record.pid
 
     def start(self) -> None:
-        """Let the program run."""
-        raise NotImplementedError
+        """Let the program run; returns after its execve."""
+        assert self._created is not None
+        create.release(self._created)
 
     def descriptors(self) -> list[int]:
         """The terminal's master, if the container has one."""
-        return []
+        return self._terminal
 
     def undo(self) -> list[str]:
         """Take down what create has made; answers what went wrong."""
+        if self._created is None:
+            return []  # create cleans up behind itself
+        try:
+            remove.remove(self._created.record, run_hooks=True)
+        except OSError as why:
+            return [f"taking it down again failed: {why}"]
         return []
 
 
