@@ -54,7 +54,7 @@ def delete(call: Call) -> None:
     config = Config.for_removal(call)
     records = Records(call, "bridge")
     with Wiring(None) as wiring:
-        remove(call, config, records, wiring)
+        _remove(call, config, records, wiring)
 
 
 def check(call: Call) -> None:
@@ -88,8 +88,12 @@ def status(call: Call) -> None:
 
 def gc(call: Call) -> None:
     call = with_preset(call)
-    config = Config.for_removal(call)
-    records = Records(call, "bridge")
+    remove_stale(call, Records(call, "bridge"))
+    ipam.gc(call)
+
+
+def remove_stale(call: Call, records: Records) -> None:
+    """Remove every recorded attachment that is not valid any more; one that fails does not stop the others."""
     valid = call.valid_attachments()
     failures = []
     with Wiring() as wiring:
@@ -97,7 +101,8 @@ def gc(call: Call) -> None:
             if key in valid:
                 continue
             try:
-                _remove_recorded(call, wiring, key, record)
+                _remove_rules(call, wiring, key, record)
+                veth.delete_soon(wiring.host, record["host"], _leftovers(records), in_process=call.in_process)
                 records.forget(key)
             except (CniError, OSError) as error:
                 failures.append(f"{key}: {error}")
@@ -105,10 +110,8 @@ def gc(call: Call) -> None:
             veth.delete_soon(wiring.host, name, _leftovers(records), in_process=call.in_process)
         records.sweep()
         rules.drop_unused_policies(wiring.nft)
-    del config
-    ipam.gc(call)
     if failures:
-        raise CniError(CONFLICT, f"bridge: some attachments could not be removed: {'; '.join(failures)}")
+        raise CniError(CONFLICT, f"some attachments could not be removed: {'; '.join(failures)}")
 
 
 def explain(call: Call) -> list[str]:
@@ -227,31 +230,29 @@ class Layout:
         return Result(interfaces, self.ips, self.routes, self.config.dns or self.assigned.dns)
 
 
-def remove(call: Call, config: Config, records: Records, wiring: Wiring) -> None:
+def remove_attachment(call: Call, records: Records, wiring: Wiring, *, veth_prefix: str, may_have_rules: bool) -> None:
     """The one teardown: rules, address, link, and last the record, which is what lets us try again."""
     record = records.read(call.key)
     if record is not None:
         _remove_rules(call, wiring, call.key, record)
-    elif config.may_have_rules:
+    elif may_have_rules:
         _remove_unrecorded_rules(call, wiring)
     ipam.delete(call)
-    _remove_link(call, records, wiring, record, config)
+    _remove_link(call, records, wiring, record, veth_prefix)
     if record is not None:
         records.forget(call.key)
+
+
+def _remove(call: Call, config: Config, records: Records, wiring: Wiring) -> None:
+    remove_attachment(call, records, wiring, veth_prefix=config.veth_prefix, may_have_rules=config.may_have_rules)
 
 
 def _undo(call: Call, config: Config, records: Records, wiring: Wiring) -> None:
     """After a failed ADD. The failure itself is what the caller must hear of, so a second one is only noted."""
     try:
-        remove(call, config, records, wiring)
+        _remove(call, config, records, wiring)
     except (CniError, OSError):
         pass  # the record stays: DEL or GC tries again
-
-
-def _remove_recorded(call: Call, wiring: Wiring, key: str, record: "dict[str, Any]") -> None:
-    _remove_rules(call, wiring, key, record)
-    leftovers = _leftovers(Records(call, "bridge"))
-    veth.delete_soon(wiring.host, record["host"], leftovers, in_process=call.in_process)
 
 
 def _remove_rules(call: Call, wiring: Wiring, key: str, record: "dict[str, Any]") -> None:
@@ -277,8 +278,10 @@ def _remove_unrecorded_rules(call: Call, wiring: Wiring) -> None:
     masquerade.remove(wiring, Masquerading(call.network, call.container_id, comment, [], []), None)
 
 
-def _remove_link(call: Call, records: Records, wiring: Wiring, record: "dict[str, Any] | None", config: Config) -> None:
-    name = record["host"] if record else veth.host_name(config.veth_prefix, call.network, call.key)
+def _remove_link(
+    call: Call, records: Records, wiring: Wiring, record: "dict[str, Any] | None", veth_prefix: str
+) -> None:
+    name = record["host"] if record else veth.host_name(veth_prefix, call.network, call.key)
     if veth.delete_soon(wiring.host, name, _leftovers(records), in_process=call.in_process) or record:
         return
     with_namespace = open_if_there(call.netns)

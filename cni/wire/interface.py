@@ -10,7 +10,7 @@ from runtime.linux.steps import Step
 from runtime.linux.syscalls import KernelError
 
 from ..addresses import parse_prefix
-from ..errors import MISMATCH, CniError
+from ..errors import CONFLICT, MISMATCH, CniError
 from ..results import IP, Result, Route
 from .wiring import Wiring
 
@@ -22,9 +22,18 @@ if TYPE_CHECKING:
 class ConfigureInterface(Step):
     """Give the container's interface its addresses, set it up, add its routes: one message to the kernel."""
 
-    __slots__ = ("duplicate_detection", "ifname", "ips", "routes")
+    __slots__ = ("duplicate_detection", "ifname", "ips", "prefix_routes", "routes")
 
-    def __init__(self, ifname: str, ips: list[IP], routes: list[Route], *, duplicate_detection: bool = False) -> None:
+    def __init__(
+        self,
+        ifname: str,
+        ips: list[IP],
+        routes: list[Route],
+        *,
+        duplicate_detection: bool = False,
+        prefix_routes: bool = True,
+    ) -> None:
+        self.prefix_routes = prefix_routes
         self.ifname = ifname
         self.ips = ips
         self.routes = routes
@@ -41,9 +50,12 @@ class ConfigureInterface(Step):
         link = inside.netlink.link(self.ifname)
         inside.run(self._prepare)
         requests = [
-            m.add_address(link.index, ip.prefix.ip, ip.prefix.length, duplicate_detection=self.duplicate_detection)
+            m.add_address(
+                link.index, ip.prefix.ip, ip.prefix.length,
+                duplicate_detection=self.duplicate_detection, prefix_route=self.prefix_routes,
+            )
             for ip in self.ips
-        ]
+        ]  # fmt: skip
         requests.append(m.link_up(link.index))
         requests += [route_request(route, link.index) for route in self.routes]
         inside.netlink.transact(*requests)
@@ -68,6 +80,12 @@ def _try_sysctl(key: str, value: str) -> None:
     except KernelError as error:
         if error.errno not in (errno.ENOENT, errno.EROFS):
             raise
+
+
+def refuse_existing(inside: "Netlink", ifname: str, sandbox: str) -> None:
+    """An ADD must not touch an interface that is there already."""
+    if inside.find_link(ifname) is not None:
+        raise CniError(CONFLICT, f"interface {ifname} in {sandbox} exists already", "DEL this attachment first")
 
 
 def route_request(route: Route, link: int, *, table: int | None = None) -> m.Request:

@@ -35,7 +35,7 @@ BRIDGE_VLAN_PVID, BRIDGE_VLAN_UNTAGGED, BRIDGE_VLAN_RANGE_BEGIN, BRIDGE_VLAN_RAN
 RTEXT_FILTER_BRVLAN_COMPRESSED, RTEXT_FILTER_SKIP_STATS = 4, 8
 # linux/if_addr.h
 IFA_ADDRESS, IFA_LOCAL, IFA_LABEL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 3, 4, 8
-IFA_F_NODAD, IFA_F_TENTATIVE, IFA_F_DADFAILED, IFA_F_PERMANENT = 0x02, 0x40, 0x08, 0x80
+IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_TENTATIVE, IFA_F_PERMANENT, IFA_F_NOPREFIXROUTE = 0x02, 0x08, 0x40, 0x80, 0x200
 # linux/rtnetlink.h: routes and rules
 RTA_DST, RTA_IIF, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_TABLE = 1, 3, 4, 5, 6, 7, 8, 15
 RTAX_MTU, RTAX_ADVMSS = 2, 8
@@ -233,26 +233,30 @@ def dump_bridge_vlans() -> Request:
 # -- addresses ---------------------------------------------------------------------------------------------------------
 
 
-def _address(
-    kind: int, call: str, flags: int, index: int, address: str, prefix: int, *, duplicate_detection: bool
-) -> Request:
+def _address_body(index: int, address: str, prefix: int, flags: int) -> bytes:
     family, packed = packed_address(address)
-    quiet = 0 if duplicate_detection or family == AF_INET else IFA_F_NODAD
-    body = _IFADDR.pack(family, prefix, quiet, 0, index) + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
-    if family == AF_INET and prefix < 31 and kind == RTM_NEWADDR:
+    body = _IFADDR.pack(family, prefix, flags & 0xFF, 0, index)
+    body += attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
+    return body + u32(IFA_FLAGS, flags) if flags > 0xFF else body
+
+
+def add_address(
+    index: int, address: str, prefix: int, *, duplicate_detection: bool = False, prefix_route: bool = True
+) -> Request:
+    """Give a link an address. Without duplicate detection an IPv6 address is usable at once, not a second later."""
+    family, packed = packed_address(address)
+    flags = 0 if duplicate_detection or family == AF_INET else IFA_F_NODAD
+    body = _address_body(index, address, prefix, flags | (0 if prefix_route else IFA_F_NOPREFIXROUTE))
+    if family == AF_INET and prefix < 31:
         host_bits = (1 << (32 - prefix)) - 1
         body += attribute(IFA_BROADCAST, (int.from_bytes(packed, "big") | host_bits).to_bytes(4, "big"))
-    return Request(call, (f"{address}/{prefix}", f"link {index}"), kind, flags, body)
-
-
-def add_address(index: int, address: str, prefix: int, *, duplicate_detection: bool = False) -> Request:
-    """Give a link an address. Without duplicate detection an IPv6 address is usable at once, not a second later."""
-    flags = NLM_F_CREATE | NLM_F_EXCL
-    return _address(RTM_NEWADDR, "RTM_NEWADDR", flags, index, address, prefix, duplicate_detection=duplicate_detection)
+    what = (f"{address}/{prefix}", f"link {index}")
+    return Request("RTM_NEWADDR", what, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
 def delete_address(index: int, address: str, prefix: int) -> Request:
-    return _address(RTM_DELADDR, "RTM_DELADDR", 0, index, address, prefix, duplicate_detection=True)
+    what = (f"{address}/{prefix}", f"link {index}")
+    return Request("RTM_DELADDR", what, RTM_DELADDR, 0, _address_body(index, address, prefix, 0))
 
 
 def dump_addresses(index: int = 0, family: int = 0) -> Request:
