@@ -1,10 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The image store as its users see it: pull, find, mount, remove, and the rest of an image's life."""
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
+from cri.images import archive, credentials, local, overlay, platforms
+from cri.images import collect as collecting
+from cri.images import manifest as manifests
+from cri.images import push as pushing
+from cri.images import verify as verifying
+from cri.images.blobs import Blobs
 from cri.images.cancel import Cancellation
+from cri.images.catalogue import Catalogue, Record
+from cri.images.errors import ImageError, InUse, NotFound, Unsupported
+from cri.images.layers import Layers
+from cri.images.layout import Layout, failures
+from cri.images.leases import Lease
 from cri.images.model import (
     Collected,
     Credentials,
@@ -16,38 +29,17 @@ from cri.images.model import (
     ImageConfig,
     Platform,
 )
+from cri.images.parts import Parts
+from cri.images.pull import Pull, build_chained
+from cri.images.reference import parse
+from cri.images.registry import Backoff
+from cri.images.rootfs import Request, Rootfs, RootfsFolder
+from cri.images.transport import Patience, Transport
+from cri.images.unpack import Limits
+
+__all__ = ["ImageStore", "Progress", "Rootfs"]
 
 Progress = Callable[[Event], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Rootfs:
-    """What to mount for one container (or one image volume).
-
-    An overlay of `lowerdirs` (uppermost first, as overlayfs wants them) with `upperdir` and `workdir`; without an
-    upperdir it is read-only. Where overlay is impossible `copied` is the path of a complete copy to bind instead.
-    `sub_path` narrows a volume to a part of the image, already checked to exist beneath it.
-    """
-
-    key: str
-    image_id: str
-    lowerdirs: tuple[str, ...]
-    upperdir: str = ""
-    workdir: str = ""
-    options: tuple[str, ...] = ()
-    copied: str = ""
-    sub_path: str = ""
-    read_only: bool = False
-    uid_mappings: tuple[IdMapping, ...] = ()
-    gid_mappings: tuple[IdMapping, ...] = ()
-
-    def mount(self, target: str) -> None:
-        """Mount it at an existing directory of the caller's mount namespace."""
-        raise NotImplementedError
-
-    def unmount(self, target: str) -> None:
-        """Take that mount down; a no-op if there is none."""
-        raise NotImplementedError
 
 
 class ImageStore:
@@ -60,13 +52,32 @@ class ImageStore:
         certs_d: Sequence[str] = (),
         auth_files: Sequence[str] | None = None,
         platform: Platform | None = None,
+        limits: Limits | None = None,
+        patience: Patience | None = None,
+        backoff: Backoff | None = None,
+        metacopy: bool = True,
     ) -> None:
         """Open (and on first use lay out) the store at `root`.
 
         `certs_d` are directories in containerd's layout (`HOST/hosts.toml`), the first that knows a host wins.
         `auth_files` replaces the default search (REGISTRY_AUTH_FILE, auth.json, ~/.docker/config.json).
+        `limits` bound what a layer may unpack to; `patience` and `backoff` how registries are waited for.
         """
-        raise NotImplementedError
+        layout = Layout(root)
+        layout.create()
+        self._parts = Parts(
+            layout,
+            Blobs(layout),
+            Layers(layout, limits),
+            Catalogue(layout),
+            Transport(patience),
+            platforms.normal(platform or platforms.host()),
+            tuple(certs_d),
+            tuple(credentials.default_files() if auth_files is None else auth_files),
+            backoff or Backoff(),
+        )
+        self._rootfs = RootfsFolder(layout, metacopy=metacopy and overlay.metacopy_here())
+        self._settling = threading.Lock()
 
     # -- registry ------------------------------------------------------------------------------------------------
     def pull(
@@ -81,7 +92,19 @@ class ImageStore:
         unpack: bool = True,
     ) -> str:
         """Fetch an image and unpack it; returns the image id (`sha256:...` of its config)."""
-        raise NotImplementedError
+        pull = Pull(
+            self._parts,
+            parse(reference),
+            credentials=credentials,
+            platform=platform,
+            progress=progress,
+            cancel=cancel,
+            pinned=pinned,
+            unpack_layers=unpack,
+        )
+        image_id = pull.run()
+        self._settle_soon()
+        return image_id
 
     def push(
         self,
@@ -93,52 +116,108 @@ class ImageStore:
         cancel: Cancellation | None = None,
     ) -> str:
         """Send an image to the registry of `reference` (default: the name itself); returns the manifest's digest."""
-        raise NotImplementedError
+        return pushing.push(
+            self._parts,
+            self._need(image),
+            parse(reference or image).with_default_tag(),
+            credentials=credentials,
+            progress=progress,
+            cancel=cancel,
+        )
 
     # -- what is here --------------------------------------------------------------------------------------------
     def list(self) -> tuple[Image, ...]:
         """All images, newest first."""
-        raise NotImplementedError
+        return self._parts.catalogue.images()
 
     def find(self, name: str) -> Image | None:
         """By name (short or full), `name@digest`, id with or without `sha256:`, or an unambiguous id prefix."""
-        raise NotImplementedError
+        record = self._parts.catalogue.find(name)
+        return record.image() if record is not None else None
 
     def config(self, image: str) -> ImageConfig:
         """The configuration of an image; raises NotFound."""
-        raise NotImplementedError
+        record = self._need(image)
+        if record.artifact:
+            raise Unsupported(f"{image} is an artifact, not a container image")
+        return manifests.config(self._parts.blobs.read(record.id, manifests.MAX_CONFIG), image)
 
     def history(self, image: str) -> tuple[Mapping[str, object], ...]:
         """The image's history, newest first, each step with its layer's digest and size where it made one."""
-        raise NotImplementedError
+        record, config = self._need(image), self.config(image)
+        layers = iter(record.manifest.layers)
+        steps: list[Mapping[str, object]] = []
+        for step in config.history:
+            layer = None if step.get("empty_layer") else next(layers, None)
+            extra = {"digest": layer.digest, "size": layer.size} if layer is not None else {}
+            steps.append({**step, **extra})
+        return tuple(reversed(steps))
 
     def fs_info(self) -> FsUsage:
-        """What the store takes on disk (blobs, layers, writable layers apart from containers' own data)."""
-        raise NotImplementedError
+        """What the store takes on disk: blobs, trees and partial downloads."""
+        return collecting.usage(self._parts)
 
     def events(self) -> Iterator[Event]:
         """Follow what happens to the store from now on, in this process; ends when the store is closed."""
-        raise NotImplementedError
+        return self._parts.bus.listen()
 
     # -- names and removal ---------------------------------------------------------------------------------------
     def tag(self, image: str, name: str) -> None:
         """Give an image another name; a name moves if it was another's."""
-        raise NotImplementedError
+        reference = parse(name)
+        if reference.digest:
+            raise ImageError(f"{name!r} cannot be given", hint="a digest is not ours to choose")
+        record = self._need(image)
+        local.name_image(self._parts, record, name, record.manifest.digest)
+        self._parts.bus.tell("tagged", record.id, str(reference.with_default_tag()))
 
     def untag(self, name: str) -> str:
-        """Take one name away; the image goes with its last name unless a container uses it. Returns the id."""
-        raise NotImplementedError
+        """Take one name away; the image goes with its last name. Returns the id."""
+        reference = parse(name)
+        gone = reference.at(reference.digest) if reference.digest else reference.with_default_tag().tagged
+        with self._parts.layout.adding(), self._parts.catalogue.changing() as change:
+            for record in list(change.records.values()):
+                if gone in record.tags or gone in record.digests:
+                    tags = {tag: target for tag, target in record.tags.items() if tag != gone}
+                    digests = tuple(d for d in record.digests if d != gone)
+                    last = not tags and (bool(record.tags) or not digests)
+                    if last:
+                        change.drop(record.id)
+                    else:
+                        change.put(replace(record, tags=tags, digests=digests))
+                    break
+            else:
+                raise NotFound(f"no image is called {name!r}", hint="`list` shows what is here")
+        self._parts.bus.tell("removed" if last else "untagged", record.id, gone)
+        if last:
+            self.collect()
+        return record.id
 
     def remove(self, image: str, *, force: bool = True) -> bool:
         """Remove an image with all its names; False (no error) if there is none. Running containers keep their files.
 
         With `force=False` an image that a container stands on is refused with InUse.
         """
-        raise NotImplementedError
+        record = self._parts.catalogue.find(image)
+        if record is None:
+            return False
+        if not force:
+            users = [key for key in self._rootfs.all_keys() if self._rootfs.image_of(key) == record.id]
+            if users:
+                raise InUse(f"{image} is used by {', '.join(users[:3])}", hint="remove the containers first, or force")
+        with self._parts.layout.adding(), self._parts.catalogue.changing() as change:
+            gone = change.drop(record.id) is not None
+        if gone:
+            self._parts.bus.tell("removed", record.id, image)
+            self.collect()
+        return gone
 
     def pin(self, image: str, *, pinned: bool = True) -> None:
         """Keep an image from garbage collection (the kubelet's too: it is told)."""
-        raise NotImplementedError
+        record = self._need(image)
+        with self._parts.layout.adding(), self._parts.catalogue.changing() as change:
+            if record.id in change.records:
+                change.put(replace(change.records[record.id], pinned=pinned))
 
     # -- for containers ------------------------------------------------------------------------------------------
     def prepare_rootfs(
@@ -153,12 +232,16 @@ class ImageStore:
         """Lay out a writable layer over an image under the caller's key (the container id); idempotent per key.
 
         The record of the key keeps the layers alive until `release(key)`, also when the image is removed.
+        `read_only` makes a view without a writable layer: only for roots into which nothing is ever mounted.
         """
-        raise NotImplementedError
-
-    def rootfs(self, key: str) -> Rootfs | None:
-        """What `prepare_rootfs` or `prepare_volume` made under this key."""
-        raise NotImplementedError
+        request = Request(
+            key,
+            self._need(image).id,
+            read_only=read_only,
+            uid_mappings=tuple(uid_mappings),
+            gid_mappings=tuple(gid_mappings),
+        )
+        return self._prepare(request)
 
     def prepare_volume(
         self,
@@ -170,44 +253,106 @@ class ImageStore:
         gid_mappings: Sequence[IdMapping] = (),
     ) -> Rootfs:
         """A read-only view of an image (or of one directory or file in it) as a volume; NotFound for a bad sub_path."""
-        raise NotImplementedError
+        request = Request(
+            key,
+            self._need(image).id,
+            volume=True,
+            sub_path=sub_path.strip("/") if sub_path != "/" else "",
+            uid_mappings=tuple(uid_mappings),
+            gid_mappings=tuple(gid_mappings),
+        )
+        if sub_path.startswith("/") or ".." in sub_path.split("/"):
+            raise NotFound(f"sub_path {sub_path!r} leads out of the image", hint="a relative path without '..'")
+        known = self._rootfs.get(key)
+        rootfs = self._prepare(request)
+        try:
+            self._rootfs.check_sub_path(rootfs)
+        except ImageError:
+            if known is None:
+                self._rootfs.release(key)
+            raise
+        return rootfs
+
+    def _prepare(self, request: Request) -> Rootfs:
+        known = self._rootfs.get(request.key)
+        if known is not None and known.image_id == request.image_id:
+            return known
+        record = self._need(request.image_id)
+        if record.artifact:
+            raise Unsupported(f"{request.image_id} is an artifact, not a container image")
+        with Lease(self._parts.layout) as lease:
+            layers = build_chained(self._parts, record.manifest.layers, lease, None)
+            return self._rootfs.prepare(request, layers)
+
+    def rootfs(self, key: str) -> Rootfs | None:
+        """What `prepare_rootfs` or `prepare_volume` made under this key."""
+        return self._rootfs.get(key)
+
+    def rootfs_keys(self) -> tuple[str, ...]:
+        """Every key under which something is prepared: what recovery compares with its containers."""
+        return tuple(self._rootfs.all_keys())
 
     def release(self, key: str) -> None:
         """Delete the writable layer of a key (its mounts must be gone); a no-op if there is none."""
-        raise NotImplementedError
+        self._rootfs.release(key)
 
     def rootfs_usage(self, key: str) -> FsUsage:
         """Bytes and inodes of a container's writable layer, for container stats."""
-        raise NotImplementedError
+        total, inodes = self._rootfs.usage(key)
+        return collecting.stamped(self._parts.layout.root, total, inodes)
 
     # -- archives and local images -------------------------------------------------------------------------------
     def import_(self, path: str, *, name: str = "", progress: Progress | None = None) -> tuple[str, ...]:
         """Take images from an OCI layout (directory or tar) or a `docker save` archive; returns the ids."""
-        raise NotImplementedError
+        ids = archive.take(self._parts, path, name=name, progress=progress)
+        self._settle_soon()
+        return ids
 
     def export(self, images: Sequence[str], path: str, *, form: str = "oci-archive") -> None:
         """Write images as `oci` (layout directory), `oci-archive` or `docker-archive`."""
-        raise NotImplementedError
+        archive.give(self._parts, [(self._need(image), image) for image in images], path, form=form)
 
     def build_from_directory(self, directory: str, name: str, *, config: Mapping[str, object] | None = None) -> str:
         """Make a one-layer image of a directory tree, reproducibly; returns its id."""
-        raise NotImplementedError
+        return local.from_directory(self._parts, directory, name, config)
 
     def build_busybox(self, name: str = "ketch.local/busybox:latest", *, busybox: str = "/bin/busybox") -> str:
         """Make an image of the host's static busybox, reproducibly and without a network; returns its id."""
-        raise NotImplementedError
+        return local.from_busybox(self._parts, name, busybox)
 
     # -- care ----------------------------------------------------------------------------------------------------
     def collect(self, *, unused_images: bool = False) -> Collected:
         """Delete what nothing refers to; safe beside pulls and containers. `unused_images`: also nameless ones."""
-        raise NotImplementedError
+        return collecting.collect(self._parts, self._rootfs, unused_images=unused_images)
 
     def verify(
         self, *, repair: bool = True, progress: Progress | None = None, cancel: Cancellation | None = None
     ) -> tuple[Damage, ...]:
         """Check every blob and layer against its digest; fetch or unpack again what is damaged."""
-        raise NotImplementedError
+        return verifying.verify(self._parts, repair=repair, progress=progress, cancel=cancel)
+
+    def settle(self) -> None:
+        """Bring unpacked layers to disk now; `pull` does it in the background."""
+        with self._settling, failures("cannot bring the layers to disk", self._parts.layout.root):
+            self._parts.layers.settle()
+
+    def _settle_soon(self) -> None:
+        threading.Thread(target=self._settle_quietly, name="settle", daemon=True).start()
+
+    def _settle_quietly(self) -> None:
+        try:
+            self.settle()
+        except ImageError as error:
+            # Unsettled layers are unpacked again after a power cut: nothing is lost by a failure here.
+            self._parts.bus.tell("damaged", os.path.join(self._parts.layout.root, "layers"), detail=str(error))
 
     def close(self) -> None:
         """End subscriptions and pooled connections."""
-        raise NotImplementedError
+        self._parts.bus.close()
+        self._parts.transport.close()
+
+    def _need(self, image: str) -> Record:
+        record = self._parts.catalogue.find(image)
+        if record is None:
+            raise NotFound(f"no image {image!r} here", hint="pull it first")
+        return record

@@ -106,6 +106,7 @@ long k_fsconfig(int fd, unsigned int command, const char *key, const char *value
 long k_fsmount(int fd, unsigned int flags, unsigned int attributes) { RESULT(syscall(SYS_fsmount, fd, flags, attributes)); }
 long k_fspick(int dirfd, const char *path, unsigned int flags) { RESULT(syscall(SYS_fspick, dirfd, path, flags)); }
 long k_pivot_root(const char *new_root, const char *put_old) { RESULT(syscall(SYS_pivot_root, new_root, put_old)); }
+long k_syncfs(int fd) { RESULT(syncfs(fd)); }
 long k_unshare(uint64_t flags) { RESULT(syscall(SYS_unshare, flags)); }
 long k_setns(int fd, int flags) { RESULT(setns(fd, flags)); }
 

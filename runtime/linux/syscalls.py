@@ -185,6 +185,13 @@ def fsmount(fd: int, attributes: int = 0) -> int:
     return result
 
 
+def syncfs(fd: int) -> None:
+    """Bring everything of the file system that fd lies on to disk."""
+    result = lib.k_syncfs(fd)
+    if result < 0:
+        fail(result, "syncfs", fd)
+
+
 def pivot_root(new_root: str, put_old: str) -> None:
     """Make new_root the root of this mount namespace; see pivot_root(2)."""
     result = lib.k_pivot_root(os.fsencode(new_root), os.fsencode(put_old))

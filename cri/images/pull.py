@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pull, from a name to a record in the catalogue.
+
+    name ──resolve──► manifest ──► config ──► layers, each:   registry ─► partial blob ─► blob
+                                                                              └─follow─► tree (unpacked while it comes)
+    when every blob and every tree is here and verified: record the image under its name
+
+Nothing before the last step is visible to anyone; everything before it is kept for the next try.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from cri.images import digest as digests
+from cri.images import manifest as manifests
+from cri.images import platforms, unpack
+from cri.images.blobs import Partial, Stopped
+from cri.images.cancel import Cancellation
+from cri.images.catalogue import LayerRef, ManifestRef, Record, merge
+from cri.images.crew import Crew
+from cri.images.digest import chain_ids
+from cri.images.errors import Corrupt, HostileLayer, ImageError, NotFound, RegistryError
+from cri.images.fetch import fetch
+from cri.images.layers import Layer
+from cri.images.leases import Lease
+from cri.images.model import Credentials, Descriptor, Event, ImageConfig, Platform
+from cri.images.parts import Parts, Progress
+from cri.images.reference import Reference
+
+DOWNLOADS = 4
+_MAX_NESTED = 4  # an index may name indexes
+
+
+class _Slot:
+    """One layer of the image under way: what its two workers tell each other."""
+
+    __slots__ = ("arrived", "index", "partial", "ref", "started", "tree")
+
+    def __init__(self, index: int, ref: LayerRef) -> None:
+        self.index = index
+        self.ref = ref
+        self.partial: Partial | None = None
+        self.started = threading.Event()  # there is something to follow, or the blob is here
+        self.arrived = threading.Event()  # the blob is here and right
+        self.tree: Layer | None = None
+
+
+class Pull:
+    """One pull; `run` returns the image id."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        reference: Reference,
+        *,
+        credentials: Credentials | None,
+        platform: Platform | None,
+        progress: Progress | None,
+        cancel: Cancellation | None,
+        pinned: bool,
+        unpack_layers: bool,
+    ) -> None:
+        self._parts = parts
+        self._reference = reference.with_default_tag()
+        self._platform = platform or parts.platform
+        self._progress = progress
+        self._caller = cancel
+        self._pinned = pinned
+        self._unpack = unpack_layers
+        self._lease = Lease(parts.layout)
+        self._crew = Crew(f"pull {reference.path}", cancel, self._lease.close)
+        self._repository = parts.repository(reference, credentials, self._crew.stop, self._notice)
+        self._what = str(self._reference)
+
+    def run(self) -> str:
+        """Fetch, unpack, record. The work runs in threads, so that a cancelled caller can leave within 100 ms."""
+        result: list[Record] = []
+        try:
+            self._crew.start(lambda: result.append(self._all()), "main")
+            self._crew.wait(f"pulling {self._what}")
+        finally:
+            self._crew.close()
+        self._tell("done", result[0].id)
+        self._parts.bus.tell("pulled", result[0].id, self._what)
+        return result[0].id
+
+    def _all(self) -> Record:
+        self._tell("resolving", self._what)
+        target = self._reference.digest
+        digest, media_type, _ = self._repository.resolve(target or self._reference.tag)
+        present = self._present(digest)
+        if present is not None:
+            self._tell("exists", present.id)
+            return self._record(present, digest)
+        manifest_digest, data, manifest, indexes = self._manifest(digest, media_type)
+        config, layers = self._config(manifest, manifest_digest)
+        self._layers(layers)
+        record = self._describe(manifest_digest, len(data), manifest, config, layers, indexes)
+        return self._record(record, digest)
+
+    # -- what is already here --------------------------------------------------------------------------------------
+    def _present(self, digest: str) -> Record | None:
+        """The image that this manifest or index names, if it is here with everything."""
+        for record in self._parts.catalogue.records().values():
+            chosen = record.indexes.get(digest, digest)
+            for manifest in record.manifests:
+                if manifest.digest == chosen and self._complete(record, manifest):
+                    wanted = manifest if digest == chosen or self._fits(record) else None
+                    if wanted is not None:
+                        return record
+        return None
+
+    def _fits(self, record: Record) -> bool:
+        """An index names an image per platform; this one may be another's."""
+        own = platforms.normal(Platform(record.os, record.architecture, record.variant))
+        return own in platforms.candidates(self._platform)
+
+    def _complete(self, record: Record, manifest: ManifestRef) -> bool:
+        trees = [tree for tree in self._parts.trees(manifest.layers) if tree is not None]
+        names = [tree.name for tree in trees]
+        self._lease.add(*record.blobs(), *names)
+        if self._unpack and not record.artifact and len(trees) < len(manifest.layers):
+            return False
+        blobs = self._parts.blobs
+        return all(blobs.has(layer.digest, layer.size) for layer in manifest.layers) and all(
+            blobs.has(d) for d in (record.id, manifest.digest)
+        )
+
+    # -- documents -------------------------------------------------------------------------------------------------
+    def _manifest(self, digest: str, media_type: str) -> tuple[str, bytes, manifests.Manifest, dict[str, str]]:
+        """Follow indexes down to the manifest for our platform."""
+        above: list[str] = []
+        for _ in range(_MAX_NESTED):
+            data, media_type = self._document(digest, media_type)
+            parsed = manifests.parse(data, media_type, f"{self._what} ({digest[:19]})")
+            if isinstance(parsed, manifests.Manifest):
+                return digest, data, parsed, dict.fromkeys(above, digest)
+            above.append(digest)
+            chosen = manifests.choose(parsed, self._platform, self._what)
+            digest, media_type = chosen.digest, chosen.media_type
+        raise ImageError(f"{self._what}: indexes nested deeper than {_MAX_NESTED}")
+
+    def _document(self, digest: str, media_type: str) -> tuple[bytes, str]:
+        self._lease.add(digest)
+        if self._parts.blobs.has(digest):
+            try:
+                return self._parts.blobs.read(digest, manifests.MAX_MANIFEST), media_type
+            except Corrupt:
+                self._parts.layout.discard(self._parts.blobs.path(digest))
+        data, media_type = self._repository.manifest(digest)
+        self._parts.blobs.add(data, digest)
+        return data, media_type
+
+    def _config(self, manifest: manifests.Manifest, digest: str) -> tuple[ImageConfig | None, list[LayerRef]]:
+        """The configuration, and the layers with the trees they must become."""
+        if not manifest.is_image:
+            refs = [LayerRef(layer.digest, layer.size, layer.media_type, "") for layer in manifest.layers]
+            self._blob(manifest.config, manifests.MAX_CONFIG)
+            return None, refs
+        for layer in manifest.layers:
+            manifests.compression(layer)  # refuses what cannot be unpacked before anything is downloaded
+        data = self._blob(manifest.config, manifests.MAX_CONFIG)
+        config = manifests.config(data, f"{self._what}: config {manifest.config.digest[:19]}")
+        if len(config.diff_ids) != len(manifest.layers):
+            raise Corrupt(
+                f"{self._what}: {len(manifest.layers)} layers in manifest {digest[:19]}, "
+                f"{len(config.diff_ids)} in its config"
+            )
+        refs = [
+            LayerRef(layer.digest, layer.size, layer.media_type, diff_id)
+            for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+        ]
+        return config, refs
+
+    def _blob(self, wanted: Descriptor, limit: int) -> bytes:
+        if wanted.size > limit:
+            raise Corrupt(f"{self._what}: a config of {wanted.size} bytes", hint=f"at most {limit} are accepted")
+        self._lease.add(wanted.digest)
+        blobs = self._parts.blobs
+        if blobs.has(wanted.digest, wanted.size):
+            try:
+                return blobs.read(wanted.digest, limit)
+            except Corrupt:
+                self._parts.layout.discard(blobs.path(wanted.digest))
+        self._fetch(wanted.digest, wanted.size, None)
+        return blobs.read(wanted.digest, limit)
+
+    # -- layers ----------------------------------------------------------------------------------------------------
+    def _layers(self, refs: Sequence[LayerRef]) -> None:
+        """Download and unpack side by side; layers that lean on others come last, in order."""
+        slots = {ref.digest: _Slot(index, ref) for index, ref in reversed(list(enumerate(refs)))}
+        queue = sorted(slots.values(), key=lambda slot: slot.index)
+        wants_trees = self._unpack and all(ref.diff_id for ref in refs)
+        crew = Crew(f"layers of {self._reference.path}", self._crew.stop, lambda: None)
+        later: list[_Slot] = []
+        try:
+            downloads = _Turns(queue)
+            for number in range(min(DOWNLOADS, len(queue))):
+                crew.start(lambda: self._download_all(downloads, crew), f"download {number}")
+            if wants_trees:
+                unpacks = _Turns(queue)
+                for number in range(min(_unpackers(), len(queue))):
+                    crew.start(lambda: self._unpack_all(unpacks, later, refs, crew), f"unpack {number}")
+            crew.wait(f"pulling {self._what}")
+        finally:
+            crew.close()
+        if wants_trees:
+            self._unpack_chained(refs)
+
+    def _download_all(self, turns: "_Turns", crew: Crew) -> None:
+        while (slot := turns.next()) is not None:
+            crew.stop.check(f"pulling {self._what}")
+            with _in_layer(slot.index, slot.ref):
+                self._lease.add(slot.ref.digest)
+                self._fetch(slot.ref.digest, slot.ref.size, slot, crew.stop)
+            slot.arrived.set()
+            slot.started.set()
+
+    def _fetch(self, digest: str, size: int, slot: _Slot | None, stop: Cancellation | None = None) -> None:
+        def started(partial: Partial) -> None:
+            if slot is not None:
+                slot.partial = partial
+                slot.started.set()
+
+        def report(state: str, done: int, detail: str) -> None:
+            self._tell(state, digest, done, size, detail)
+
+        fresh = fetch(
+            self._repository,
+            self._parts.blobs,
+            digest,
+            size,
+            report=report,
+            cancel=stop or self._crew.stop,
+            backoff=self._parts.backoff,
+            started=started,
+        )
+        self._tell("downloaded" if fresh else "exists", digest, size, size)
+
+    def _unpack_all(self, turns: "_Turns", later: list[_Slot], refs: Sequence[LayerRef], crew: Crew) -> None:
+        unpack.private_umask()
+        while (slot := turns.next()) is not None:
+            with _in_layer(slot.index, slot.ref):
+                if self._find_tree(slot.index, refs) is not None:
+                    continue
+                try:
+                    self._unpack_one(slot, crew.stop)
+                except unpack.NeedsParents:
+                    later.append(slot)
+
+    def _unpack_one(self, slot: _Slot, stop: Cancellation) -> None:
+        """Follow the download; if that has to start over, begin again from the finished blob."""
+        while not slot.started.wait(0.05):
+            stop.check(f"pulling {self._what}")
+        if slot.partial is not None and not slot.arrived.is_set():
+            follower = slot.partial.follow(stop)
+            try:
+                self._unpack_from(slot.ref, follower, first=slot.index == 0, stop=stop)
+                return
+            except (Stopped, Corrupt, HostileLayer):
+                # What is followed is not verified yet: only the finished blob tells whether this error is real.
+                while not slot.arrived.wait(0.05):
+                    stop.check(f"pulling {self._what}")
+            finally:
+                follower.close()
+        self._unpack_from(slot.ref, _blob_reader(self._parts, slot.ref.digest, stop), first=slot.index == 0, stop=stop)
+
+    def _unpack_from(self, ref: LayerRef, read: Callable[[], bytes], *, first: bool, stop: Cancellation) -> None:
+        self._tell("unpacking", ref.digest, 0, ref.size)
+        tree = self._parts.layers.unpack_alone(ref.diff_id, ref.digest, read, first=first, cancel=stop)
+        self._lease.add(tree.name)
+
+    def _unpack_chained(self, refs: Sequence[LayerRef]) -> None:
+        """What could not stand alone, on a view of everything beneath it."""
+        trees = build_chained(self._parts, refs, self._lease, self._crew.stop)
+        if len(trees) != len(refs):
+            raise ImageError(f"{self._what}: a layer is missing after unpacking")
+
+    def _find_tree(self, index: int, refs: Sequence[LayerRef]) -> Layer | None:
+        chain = chain_ids(tuple(ref.diff_id for ref in refs))
+        tree = self._parts.layers.find(refs[index].diff_id, chain[index])
+        if tree is None:
+            return None
+        self._lease.add(tree.name)
+        return self._parts.layers.get(tree.name)  # again, now that no collection can take it
+
+    # -- the record ------------------------------------------------------------------------------------------------
+    def _describe(
+        self,
+        digest: str,
+        size: int,
+        manifest: manifests.Manifest,
+        config: ImageConfig | None,
+        refs: Sequence[LayerRef],
+        indexes: dict[str, str],
+    ) -> Record:
+        return describe(self._parts, digest, size, manifest, config, refs, indexes, pinned=self._pinned)
+
+    def _record(self, record: Record, target: str) -> Record:
+        """Give the image its name. A tag that was another image's moves."""
+        reference = self._reference
+        tags = {} if reference.digest else {reference.tagged: target}
+        names = tuple(sorted({*record.digests, reference.at(target)}))
+        with self._parts.layout.adding(), self._parts.catalogue.changing() as change:
+            known = change.records.get(record.id)
+            wanted = merge(known, _with(record, tags, names, pinned=self._pinned))
+            if wanted != known:
+                change.take_names(tags, record.id)
+                change.put(wanted)
+            return wanted
+
+    # -- telling ---------------------------------------------------------------------------------------------------
+    def _tell(self, state: str, subject: str, done: int = 0, total: int = 0, detail: str = "") -> None:
+        if self._progress is not None:
+            self._progress(Event(state, subject, self._what, done, total, detail, time.time()))
+
+    def _notice(self, error: RegistryError) -> None:
+        self._tell("retrying", self._what, detail=str(error))
+
+
+class _Turns:
+    """Hands out work to several threads, in order."""
+
+    def __init__(self, slots: Sequence[_Slot]) -> None:
+        self._slots = iter(slots)
+        self._lock = threading.Lock()
+
+    def next(self) -> _Slot | None:
+        with self._lock:
+            return next(self._slots, None)
+
+
+class _in_layer:
+    """Errors inside say which layer."""
+
+    def __init__(self, index: int, ref: LayerRef) -> None:
+        self._label = f"layer {index + 1} ({ref.digest[:19]})"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ImageError) and not str(error).startswith("layer "):
+            error.args = (f"{self._label}: {error}",)
+
+
+def _unpackers() -> int:
+    return max(1, min(4, len(os.sched_getaffinity(0))))
+
+
+def _blob_reader(parts: Parts, digest: str, stop: Cancellation | None) -> Callable[[], bytes]:
+    pieces = parts.blobs.pieces(digest)
+
+    def read() -> bytes:
+        if stop is not None:
+            stop.check(f"unpacking {digest}")
+        return next(pieces, b"")
+
+    return read
+
+
+def build_chained(parts: Parts, refs: Sequence[LayerRef], lease: Lease, stop: Cancellation | None) -> list[Layer]:
+    """Every tree of an image, the lowest first; those that are missing are made from their blobs."""
+    chain = chain_ids(tuple(ref.diff_id for ref in refs))
+    trees: list[Layer] = []
+    for index, ref in enumerate(refs):
+        tree = parts.layers.find(ref.diff_id, chain[index])
+        if tree is None:
+            with _in_layer(index, ref):
+                tree = _build_one(parts, ref, chain[index], trees, stop)
+        lease.add(tree.name)
+        trees.append(tree)
+    return trees
+
+
+def _build_one(parts: Parts, ref: LayerRef, chain_id: str, below: list[Layer], stop: Cancellation | None) -> Layer:
+    """Alone if that is possible, else on what is below; in a thread with a umask of its own."""
+    made: list[Layer] = []
+
+    def work() -> None:
+        unpack.private_umask()
+        read = _blob_reader(parts, ref.digest, stop)
+        try:
+            made.append(parts.layers.unpack_alone(ref.diff_id, ref.digest, read, first=not below, cancel=stop))
+        except unpack.NeedsParents:
+            read = _blob_reader(parts, ref.digest, stop)
+            made.append(parts.layers.unpack_chained(ref.diff_id, chain_id, ref.digest, read, below, stop))
+
+    crew = Crew("unpack", None, lambda: None)
+    try:
+        crew.start(work, ref.digest[:19])
+        crew.wait(f"unpacking {ref.digest}")
+    finally:
+        crew.close()
+    return made[0]
+
+
+def describe(
+    parts: Parts,
+    digest: str,
+    size: int,
+    manifest: manifests.Manifest,
+    config: ImageConfig | None,
+    refs: Sequence[LayerRef],
+    indexes: dict[str, str],
+    *,
+    pinned: bool,
+) -> Record:
+    """The record of an image that is here, without a name yet."""
+    sizes = [tree.bytes for tree in parts.trees(refs) if tree is not None] if config is not None else []
+    return Record(
+        id=manifest.config.digest if config is not None else digest,
+        manifests=(ManifestRef(digest, size, manifest.media_type, manifest.config.size, tuple(refs)),),
+        indexes=indexes,
+        os=config.platform.os if config else "",
+        architecture=config.platform.architecture if config else "",
+        variant=config.platform.variant if config else "",
+        user=config.user if config else "",
+        labels=dict(config.labels) if config else {},
+        pinned=pinned,
+        artifact=config is None,
+        created_at=time.time(),
+        unpacked_size=sum(sizes),
+    )
+
+
+def _with(record: Record, tags: dict[str, str], names: tuple[str, ...], *, pinned: bool) -> Record:
+    return replace(record, tags=record.tags | tags, digests=names, pinned=record.pinned or pinned)
+
+
+def need(record: Record | None, name: str) -> Record:
+    """The record, or an error that says what to do."""
+    if record is None:
+        raise NotFound(f"no image {name!r} here", hint="pull it first")
+    return record
+
+
+def digest_of(name: str) -> str:
+    """The digest in a name, '' if it has none."""
+    tail = name.rpartition("@")[2]
+    return tail if digests.is_digest(tail) else ""
