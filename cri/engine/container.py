@@ -8,7 +8,7 @@ import os
 import signal
 import time
 
-from cri.engine import bundle, handlers, validate
+from cri.engine import bundle, handlers, runners, validate
 from cri.engine.book import Ended, State, changed
 from cri.engine.context import Context, new_id
 from cri.engine.errors import Failed, NotFound, WrongState
@@ -246,9 +246,8 @@ def remove(context: Context, identity: str) -> None:
 def take_down(context: Context, identity: str) -> None:
     """The one teardown of a container: works from the record, may run twice, forgets last."""
     record = context.book.container(identity)
-    with phase("cgroup"):
-        if record.cgroups_path:
-            context.cgroups.remove(record.cgroups_path)
+    with phase("processes"):
+        runners.delete(context, record)
     with phase("forget"):
         context.keep.forget(record.id)
     with phase("rootfs"):
