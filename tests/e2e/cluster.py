@@ -22,6 +22,7 @@ from tests.e2e.pki import Pki
 from tests.e2e.runtimes import RUNTIMES, Network, Runtime
 
 MANIFESTS = Path(__file__).parent / "manifests"
+MOST_NODES = 9  # so many have a token
 # What a kubelet sets for the whole machine when it starts: remembered, and put back when the cluster goes.
 _HOST_SETTINGS = (
     "vm/overcommit_memory",
@@ -124,7 +125,7 @@ def up(folder: Path, runtimes: Sequence[Runtime], *, proxy: str, is_networked: b
 
 
 def _bring_up(cluster: Cluster, runtimes: Sequence[Runtime], proxy: str, *, is_networked: bool) -> Cluster:
-    names = [f"node{number}" for number, _ in enumerate(runtimes, 1)]
+    names = [f"node{number}" for number in range(1, MOST_NODES + 1)]
     addresses = ["127.0.0.1", control_plane.SITE_ADDRESS, control_plane.SERVICE_ADDRESS]
     certificates = pki.create(cluster.folder / "pki", addresses, names)
     control_plane.lay_cable(cluster.site)
@@ -155,6 +156,25 @@ def _add_node(cluster: Cluster, number: int, runtime: Runtime) -> Cluster:
     return cluster
 
 
+def join(cluster: Cluster, runtime: Runtime) -> Cluster:
+    """One more node; it has no network yet."""
+    joined = _add_node(cluster, max((each.number for each in cluster.nodes), default=0) + 1, runtime)
+    _connect_pod_ranges(joined)
+    return joined
+
+
+def leave(cluster: Cluster, node_name: str) -> Cluster:
+    """The node is switched off for ever and forgotten."""
+    for each in cluster.nodes:
+        if each.name == node_name:
+            cluster.kubectl("delete", "node", node_name, "--ignore-not-found")
+            each.machine.power_off()
+            subprocess.run(["rm", "-rf", "--one-file-system", str(each.machine.folder)], check=True)
+    left = dataclasses.replace(cluster, nodes=tuple(each for each in cluster.nodes if each.name != node_name))
+    left.save()
+    return left
+
+
 def pod_range(cluster: Cluster, of: Node) -> str:
     """The addresses that the control plane gave to this node, once it has registered."""
 
@@ -179,6 +199,8 @@ def add_network(cluster: Cluster, to: Node) -> float:
     """Write the node's CNI configuration and wait until it is Ready; the seconds that took."""
     several = control_plane.POD_RANGE if len(cluster.nodes) > 1 else ""
     network = Network(pod_range(cluster, to), several)
+    if several and not to.runtime.has_masquerade_exceptions:
+        node.add_masquerade_agent(to, network.subnet, several)
     to.runtime.add_network(to.machine, network)
     started = time.monotonic()
     until(lambda: cluster.node_condition(to.name)[0] == "True", f"{to.name} gets Ready", 60)

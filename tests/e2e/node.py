@@ -49,7 +49,7 @@ def address_of(number: int) -> str:
 
 def plug_in(site: Machine, node: Node) -> None:
     """A cable between the site's bridge and the node's eth0, whose default route is the site."""
-    port = f"{node.name}-port"
+    port = _port(node)
     in_site = ["nsenter", f"--net=/proc/{site.pid}/ns/net", "ip", "link"]
     # the node's pid means something only in the PID namespace of the host, so only the network is entered
     pair = ["add", port, "type", "veth", "peer", "name", "eth0", "netns", str(node.machine.pid)]
@@ -60,9 +60,19 @@ def plug_in(site: Machine, node: Node) -> None:
     node.machine.run("ip", "route", "add", "default", "via", SITE_ADDRESS)
 
 
-def unplug(node: Node) -> None:
-    """The node is cut off: its cable is down."""
-    node.machine.run("ip", "link", "set", "eth0", "down")
+def set_cable(site: Machine, node: Node, *, is_connected: bool) -> None:
+    """Cut a node off, or connect it again, at the site's end: the node keeps its routes, as behind a switch."""
+    site.run("ip", "link", "set", _port(node), "up" if is_connected else "down")
+
+
+def _port(node: Node) -> str:
+    return f"{node.name}-port"
+
+
+def add_masquerade_agent(node: Node, subnet: str, cluster: str) -> None:
+    """What an agent does where the bridge plugin cannot: translate only what leaves the cluster."""
+    rule = ["-s", subnet, "!", "-d", cluster, "-j", "MASQUERADE"]
+    node.machine.run("iptables", "-t", "nat", "-A", "POSTROUTING", *rule)
 
 
 def kubelet_settings(runtime: Runtime) -> dict[str, Any]:
@@ -95,6 +105,9 @@ def kubelet_settings(runtime: Runtime) -> dict[str, Any]:
         },
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
+        "containerLogMaxSize": "1Mi",
+        "containerLogMaxFiles": 3,
+        "containerLogMonitorInterval": "3s",
     }
     return settings | runtime.kubelet
 
