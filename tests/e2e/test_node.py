@@ -101,7 +101,7 @@ def test_ac33_a_network_daemon_makes_the_node_ready_within_half_a_second(fresh: 
 
 
 def test_probes_of_all_kinds_are_made(fresh: Fresh) -> None:
-    health = {"name": "grpc", "image": AGNHOST, "args": ["grpc-health-checking", "--port=5000"]}
+    health = {"name": "grpc", "image": AGNHOST, "args": ["grpc-health-checking", "--port=5000", "--http-port=8090"]}
     probes = {"readinessProbe": {"grpc": {"port": 5000}, "periodSeconds": 1}}
     tcp = web(8081, name="tcp") | {"readinessProbe": {"tcpSocket": {"port": 8081}, "periodSeconds": 1}}
     started = web(8082, name="startup") | {"startupProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1}}
