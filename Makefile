@@ -45,17 +45,16 @@ $(VENV)/ready: pyproject.toml
 	fi
 	@touch $@
 
-build: setup ## Compile the C parts; afterwards .venv/bin/{ketch,ketch-runtime,ketch-cri,ketch-cni} and build/cni/bin/* work
+build: setup $(VENV)/bin/ketch ## Compile the C parts; afterwards .venv/bin/{ketch,ketch-runtime,ketch-cri,ketch-cni} and build/cni/bin/* work
 	@$(VENV)/bin/python setup.py -q build_ext --inplace build_programs --inplace
-	@$(MAKE) $(VENV)/bin/ketch
 	@for name in ketch-runtime ketch-cri ketch-cni ketch-spawner; do ln -f $(VENV)/bin/ketch $(VENV)/bin/$$name; done
 	@mkdir -p build/cni/bin
 	@for plugin in $$($(VENV)/bin/python -c 'from cni.protocol import PLUGINS; print(*PLUGINS)'); do ln -sfn ../../../$(VENV)/bin/ketch-cni build/cni/bin/$$plugin; done
 
 $(VENV)/bin/ketch: runtime/linux/launcher.c $(VENV)/ready Makefile
 	@cc -std=gnu11 -O2 -Wall -Wextra -Werror -static -s -o $@.new $< \
-	  -DLIBRARY='"$(TOP)"' -DINTERPRETER='"$(realpath $(VENV)/bin/python)"' \
-	  -DDEPENDENCIES='"$(wildcard $(TOP)/$(VENV)/lib/python3*/site-packages)"'
+	  -DLIBRARY='"$(TOP)"' -DINTERPRETER="\"$$(realpath $(VENV)/bin/python)\"" \
+	  -DDEPENDENCIES="\"$$(echo $(TOP)/$(VENV)/lib/python3*/site-packages)\""
 	@mv $@.new $@
 
 ##@ Every day

@@ -4,13 +4,15 @@
 import errno
 import os
 import select
-import signal
 
 from .errors import IO_FAILURE, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Mapping
+else:
+    import _signal as signal  # the C half: signal.py makes enums of the constants and costs 5 ms
 
 _SAID_LIMIT = 1 << 20
 

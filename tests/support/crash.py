@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class Outcome:
     call: str  # the name of the n-th call, or of the last one that matched
     pid: int  # who was about to make it
     exit_code: int | None  # of the target, negative for a signal; None while it is held
+    by_name: dict[str, int]  # how often each matching call was made
+    processes: int  # how many the target and its descendants forked (threads are not processes)
 
 
 def kill_at(target: Target, n: int, *, only: Collection[str] = (), everyone: bool = False) -> Outcome:
@@ -50,6 +53,11 @@ def kill_at(target: Target, n: int, *, only: Collection[str] = (), everyone: boo
 def count(target: Target, *, only: Collection[str] = ()) -> int:
     """How many matching calls target and its descendants make when nothing happens to them."""
     return kill_at(target, 0, only=only).calls
+
+
+def profile(target: Target) -> Outcome:
+    """Every call that target and its descendants make, by name, and how many processes they fork."""
+    return kill_at(target, 0)
 
 
 def every_point(target: Target, *, only: Collection[str] = (), everyone: bool = False) -> Iterator[tuple[int, Outcome]]:
@@ -121,6 +129,8 @@ class _Tracing:
         self.reached = False
         self.hit_pid = 0
         self.exit_code: int | None = None
+        self.by_number: Counter[int] = Counter()
+        self.processes = 0
 
     def run(self, target: Target, writer: int, resume: int) -> None:
         self.start_mark = numbers((_START_MARK,)) if callable(target) else frozenset()
@@ -148,6 +158,7 @@ class _Tracing:
         elif event == _EVENT_STOP and stop_signal != signal.SIGTRAP:
             kernel.ptrace(kernel.PTRACE_LISTEN, pid, 0, 0)  # a group stop, as SIGSTOP makes: stay stopped
         elif event:
+            self.processes += self.counting and event in _EVENTS_FORK and _forked_a_process(pid)
             if event == _EVENT_EXEC and pid == self.root and not self.start_mark:
                 self.counting = True
             _continue(pid, 0)
@@ -165,6 +176,7 @@ class _Tracing:
             return False
         self.calls += 1
         self.last = number
+        self.by_number[number] += 1
         return self.calls == self.n
 
     def _act(self, pid: int, writer: int, resume: int) -> None:
@@ -187,6 +199,8 @@ class _Tracing:
             "call": names.get(self.last, ""),
             "pid": self.hit_pid or self.root,
             "exit_code": self.exit_code,
+            "by_name": {names[number]: count for number, count in self.by_number.items()},
+            "processes": self.processes,
         }
         os.write(writer, json.dumps(data).encode() + b"\n")
 
@@ -222,6 +236,14 @@ def _be_the_target(target: Target, gate: int) -> None:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def _forked_a_process(pid: int) -> bool:
+    """Whether what a traced thread has just made is a process, and not one more thread."""
+    made = kernel.ptrace_event_message(pid)
+    with contextlib.suppress(FileNotFoundError):
+        return f"\nTgid:\t{made}\n" in Path(f"/proc/{made}/status").read_text()
+    return True
 
 
 def _continue(pid: int, with_signal: int) -> None:
@@ -263,5 +285,6 @@ def numbers(names: Collection[str]) -> frozenset[int]:
 
 WALL = 0x40000000
 _EVENT_EXEC, _EVENT_STOP = 4, 128
+_EVENTS_FORK = (1, 2, 3)  # fork, vfork, clone
 # SYSGOOD, FORK, VFORK, CLONE, EXEC, and EXITKILL: a tracer that dies takes the traced along
 _OPTIONS = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x100000

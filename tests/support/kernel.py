@@ -66,12 +66,20 @@ PTRACE_SYSCALL = 24
 PTRACE_SEIZE = 0x4206
 PTRACE_INTERRUPT = 0x4207
 PTRACE_LISTEN = 0x4208
+_PTRACE_GETEVENTMSG = 0x4201
 _PTRACE_GET_SYSCALL_INFO = 0x420E
 _SYSCALL_INFO_ENTRY = 1
 
 
 def ptrace(request: int, pid: int, address: int, data: int) -> None:
     _check(_libc.ptrace(request, pid, _ffi.cast("void *", address), _ffi.cast("void *", data)), f"ptrace({request:#x})")
+
+
+def ptrace_event_message(pid: int) -> int:
+    """What the kernel says with a fork, vfork or clone event: the id of the new task."""
+    message = _ffi.new("unsigned long *")
+    _check(_libc.ptrace(_PTRACE_GETEVENTMSG, pid, _ffi.NULL, message), "ptrace(GETEVENTMSG)")
+    return int(message[0])
 
 
 def system_call_entered(pid: int) -> int | None:

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Budgets that must not rot, held on counts: modules a cold command imports, calls it makes, processes it forks."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support import instruments, kernel
+from tests.support.needs import needs
+
+BARE = [instruments.INTERPRETER, "-I", "-S", "-c", "pass"]
+
+
+def slow(modules: list[str]) -> list[str]:
+    return [m for m in modules if m in instruments.SLOW_MODULES or m.partition(".")[0] in instruments.SLOW_MODULES]
+
+
+def test_the_version_costs_a_handful_of_modules_and_no_process() -> None:
+    version = [instruments.command("ketch-runtime"), "--version"]
+    modules = instruments.modules_imported(version)
+    assert slow(modules) == []
+    assert len(modules) <= 12, modules
+    assert instruments.processes_forked(version) == 0
+    beyond = sum(instruments.system_calls(version).values()) - sum(instruments.system_calls(BARE).values())
+    assert beyond <= 120, beyond
+
+
+@pytest.mark.parametrize("verb", [["state", "absent"], ["kill", "absent"], ["delete", "absent"], ["list"]])
+def test_a_question_to_the_runtime_imports_nothing_slow(verb: list[str], tmp_path: Path) -> None:
+    asked = [instruments.command("ketch-runtime"), "--root", str(tmp_path), *verb]
+    assert slow(instruments.modules_imported(asked)) == []
+    assert instruments.processes_forked(asked) == 0
+
+
+@needs("bridge", "veth")
+def test_an_attachment_imports_nothing_slow(tmp_path: Path) -> None:
+    network = {
+        "cniVersion": "1.0.0",
+        "name": "budget",
+        "type": "bridge",
+        "bridge": "budget0",
+        "stateDir": str(tmp_path / "state"),
+        "ipam": {"type": "host-local", "dataDir": str(tmp_path), "subnet": "10.1.0.0/24"},
+    }
+    subprocess.run(["ip", "netns", "add", "budget"], check=True)
+    try:
+        for verb in ("ADD", "DEL"):
+            environment = {
+                "CNI_COMMAND": verb,
+                "CNI_CONTAINERID": "budget",
+                "CNI_NETNS": "/run/netns/budget",
+                "CNI_IFNAME": "eth0",
+                "CNI_PATH": str(instruments.TOP / "build/cni/bin"),
+            }
+            data = json.dumps(network).encode()
+            told = instruments.modules_imported([instruments.command("bridge")], stdin=data, environment=environment)
+            assert "cni.plugins.bridge" in told
+            assert slow(told) == []
+    finally:
+        subprocess.run(["ip", "netns", "del", "budget"], check=True)
+        subprocess.run(["ip", "link", "del", "budget0"], check=True)
+        kernel.umount("/run/netns")  # ip has made it and bound it on itself
+        os.rmdir("/run/netns")
