@@ -61,7 +61,7 @@ def _check_memory(group: Group, resources: Resources, *, v2: bool) -> None:
     used = int(group.read("memory", "memory.current" if v2 else "memory.usage_in_bytes") or 0)
     if memory.limit < used:
         raise RuntimeFailure(
-            f"linux.resources.memory.limit: {memory.limit} is below the {used} bytes in use now, and checkBeforeUpdate is set"
+            f"linux.resources.memory.limit: {memory.limit} is below the {used} bytes in use now (checkBeforeUpdate)"
         )
 
 

@@ -4,8 +4,8 @@
     parent ── clone ──► middle ── enters cgroups, namespaces; clones ──► joiner, born in the PID namespace
                           │ tells the pid, exits              │ confines itself, execs
 
-The middle enters the mount namespace before it forks into the PID namespace: the container sees a process only when that
-process already has the container's root.
+The middle enters the mount namespace before it forks into the PID namespace: the container sees a process only when
+that process already has the container's root.
 """
 
 from __future__ import annotations
