@@ -381,13 +381,19 @@ class Client:
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while (found := self.exit(identity)) is None:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            with self._keeper(identity) as connection:
-                connection.send({"op": "wait", "id": identity})
-                answer = connection.receive(left)
-                if answer is None and not connection.ended:
-                    return None
-                if answer is not None:
-                    _checked(answer)
+            try:
+                with self._keeper(identity) as connection:
+                    connection.send({"op": "wait", "id": identity})
+                    answer = connection.receive(left)
+                    if answer is None and not connection.ended:
+                        return None
+                    if answer is not None:
+                        _checked(answer)
+            except NoSuchContainer:
+                # It may have ended while we looked for its keeper; the file is there before the keeper forgets it.
+                if (found := self.exit(identity)) is None:
+                    raise
+                return found
         return found
 
     def stop(self, identity: str, number: int, grace_seconds: float) -> Exit | None:
@@ -437,7 +443,7 @@ class Client:
             connection = wire.connect(places.keeper_socket(self.state_dir, kept.keeper))
             if connection is not None:
                 return connection
-        answer = self._ask_spawner({"op": "whose", "id": identity})
+        answer = self._ask_spawner({"op": "whose", "id": identity, "dead": kept.keeper if kept else ""})
         connection = wire.connect(places.keeper_socket(self.state_dir, answer["keeper"]))
         if connection is None:
             raise SpawnerGone(f"the keeper of container {identity} does not answer")

@@ -3,6 +3,7 @@
 
 import os
 import signal
+import socket
 import sys
 import traceback
 from typing import Any
@@ -26,7 +27,7 @@ class Refusal(Exception):
 class Keeper:
     """One process. Containers arrive over the channel from the spawner; clients come to our own socket."""
 
-    def __init__(self, state_dir: str, name: str, channel: wire.Connection) -> None:
+    def __init__(self, state_dir: str, name: str, listener: socket.socket, channel: wire.Connection) -> None:
         self.state_dir = state_dir
         self.name = name
         self.loop = Loop()
@@ -34,7 +35,7 @@ class Keeper:
         self._by_pid: dict[int, KeptContainer] = {}
         self._statuses: dict[int, int] = {}  # of children that ended before we knew whose they are
         self._starting: dict[int, _Starting] = {}  # starter's pid -> what it makes
-        self._listener = wire.listen(places.keeper_socket(state_dir, name))
+        self._listener = listener
         self._channel: wire.Connection | None = None
         self._lingering: list[KeptContainer] = []  # ended, but a viewer has not taken all of the output yet
         self._retired = False
