@@ -36,7 +36,8 @@ class ExecFailure(RuntimeFailure):
 
 class JoinRequest:
     """What exec needs to know. `process` is an OCI process object as raw JSON. `sibling`: the process becomes a child
-    of our parent. `stdio`: descriptors for 0, 1, 2. `console_fd`: a connected socket for the terminal's master."""
+    of our parent. `stdio`: descriptors for 0, 1, 2. `console_fd`: a connected socket for the terminal's master.
+    `subreaper`: what the program's children orphan falls to it, so that its keeper can find and end all of them."""
 
     __slots__ = (
         "cgroup_path",
@@ -49,6 +50,7 @@ class JoinRequest:
         "root",
         "sibling",
         "stdio",
+        "subreaper",
     )
 
     def __init__(self, root: str, container_id: str, process: Any) -> None:
@@ -60,6 +62,7 @@ class JoinRequest:
         self.preserve_fds = 0
         self.sibling = False
         self.stdio: tuple[int, int, int] | None = None
+        self.subreaper = False
         self.ignore_paused = False
         self.cgroup_path: dict[str, str] = {}
 
@@ -131,6 +134,7 @@ def _join(request: JoinRequest, entry: Record, config: Config, process: Process,
         namespace_flags=flags,
         userns=userns,
         preserve_fds=request.preserve_fds,
+        subreaper=request.subreaper,
     )
     if request.console_socket:
         birth.console_socket = fdpass.connect(request.console_socket)

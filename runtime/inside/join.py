@@ -38,6 +38,7 @@ class JoinPlan(Frozen):
     namespace_flags: int
     userns: bool
     preserve_fds: int
+    subreaper: bool = False
 
 
 def middle(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, pidfd: int, writing: int) -> NoReturn:
@@ -83,6 +84,8 @@ def _join(plan: JoinPlan, channel: ChildEnd, launch: init.Launch) -> None:
     context = _bare_context(channel, plan)
     os.chdir("/")
     os.umask(0o022)
+    if plan.subreaper:
+        syscalls.prctl(lib.PR_SET_CHILD_SUBREAPER, 1)  # execve keeps it
     if process.terminal:
         _open_console(process, context, launch)
     run_steps(plan.process_steps, context)
