@@ -327,6 +327,25 @@ class Client:
         answer = self._ask_spawner({"op": "start", **asdict(request)})
         return Started(answer["pid"], answer["start_time"])
 
+    def start_attached(self, request: StartRequest, *, stdin: bool = False) -> tuple[Started, Session]:
+        """start() and attach() in one: the session sees what the container prints from its first byte on."""
+        connection = self._spawner()
+        wanted = {"stdin": stdin, "stdout": True, "stderr": True}
+        streams: tuple[int, int, int] = (-1, -1, -1)
+        try:
+            connection.send({"op": "start", **asdict(request), "attach": wanted})
+            answer = _checked(connection.receive(None))
+            while "pid" not in answer:
+                streams = _streams(answer)
+                answer = _checked(connection.receive(None))
+            return Started(answer["pid"], answer["start_time"]), Session(connection, *streams)
+        except BaseException:
+            for fd in streams:
+                if fd >= 0:
+                    os.close(fd)
+            connection.close()
+            raise
+
     def exec(self, request: ExecRequest) -> Session:
         """Run a program in a container; returns after its execve with its streams, or raises ExecFailed."""
         connection = self._spawner()
