@@ -25,7 +25,7 @@ class ExecService:
         if request.timeout < 0:
             raise BadRequest(f"timeout: {request.timeout} is negative")
         seconds = float(request.timeout) if request.timeout else None
-        left = context.time_remaining()
+        left = wire.seconds_left(context)
         if left is not None and (seconds is None or left < seconds):
             seconds = left  # the caller will not be there to hear more
         asked = ExecRequest(wire.required(request.container_id, "container_id"), tuple(request.cmd))

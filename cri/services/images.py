@@ -27,7 +27,7 @@ class ImageService:
 
     def PullImage(self, request: Any, context: Any) -> Any:
         name = wire.required(request.image.image, "image.image")
-        cancel = Cancellation(context.time_remaining())
+        cancel = Cancellation(wire.seconds_left(context))
         context.add_callback(cancel.cancel)
         try:
             identity = self._images.pull(name, credentials=credentials(request), cancel=cancel)

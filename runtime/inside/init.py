@@ -141,6 +141,8 @@ def _enter(plan: Plan, channel: ChildEnd, launch: Launch) -> None:
         launch.group.enter()
     if "user" in spaces.new:
         channel.expect(handshake.MAPPED)
+    if plan.userns:
+        # The host's root is nobody in there, and what nobody makes has no owner: EOVERFLOW.
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
     # Others in a shared PID namespace must not look into us. Not before the mapping: our files in /proc change owner.

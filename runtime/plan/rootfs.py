@@ -266,6 +266,9 @@ class Pivot(Step):
             self._move(context)
         else:
             syscalls.pivot_root(".", ".")
+            if context.shared_root:
+                # The old root's mounts are still peers of the host's: to unmount them here would unmount them there.
+                syscalls.mount(None, ".", None, lib.MS_SLAVE | lib.MS_REC)
             # The old root lies on top of the new one now: "." is it, and away it goes with all beneath.
             syscalls.umount(".", lib.MNT_DETACH)
         os.chdir("/")
