@@ -21,8 +21,7 @@ class Cancellation:
         self._next = 0
         self._event = threading.Event()
         self._timer: threading.Timer | None = None
-        # gRPC tells "no deadline" as 292 years, more than a lock can wait
-        if timeout_seconds is not None and timeout_seconds < threading.TIMEOUT_MAX:
+        if timeout_seconds is not None:
             self._timer = threading.Timer(max(0.0, timeout_seconds), self.cancel)
             self._timer.daemon = True
             self._timer.start()

@@ -121,7 +121,7 @@ class Layers:
             upper, work = os.path.join(folder, "fs"), os.path.join(folder, "work")
             os.mkdir(upper, 0o755)
             os.mkdir(work, 0o700)
-            lowers = [layer.path for layer in reversed(parents)]
+            lowers = list(dict.fromkeys(layer.path for layer in reversed(parents)))  # overlayfs refuses doubles
             copy_root(root_of(parents), upper)
             with overlay.make(lowers, upper, work) as tree:
                 root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree.fd)

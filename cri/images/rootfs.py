@@ -180,7 +180,9 @@ class RootfsFolder:
 
     def _describe(self, request: Request, names: Sequence[str]) -> Rootfs:
         folder = self.folder(request.key)
-        lowers = [os.path.join(self._layout.layers, name, "fs") for name in reversed(names)]
+        # overlayfs refuses a layer that it has already (ELOOP); what a lower copy of it says the upper one says too.
+        distinct = dict.fromkeys(reversed(names))
+        lowers = [os.path.join(self._layout.layers, name, "fs") for name in distinct]
         writable = not (request.volume or request.read_only)
         if not writable:
             lowers.insert(0, os.path.join(folder, "top"))
