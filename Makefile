@@ -108,7 +108,8 @@ proto: setup ## Generate proto/ from the interface definition (the result is com
 	@$(VENV)/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. proto/cri.proto
 
 dist: build ## sdist and wheel into dist/, with SHA256SUMS
-	@$(VENV)/bin/python -m build -q --outdir dist . && cd dist && sha256sum *.whl *.tar.gz > SHA256SUMS && ls -l
+	@mkdir -p build; $(VENV)/bin/python -m build --outdir dist . > build/dist.log 2>&1 || { cat build/dist.log >&2; exit 1; }
+	@cd dist && sha256sum *.whl *.tar.gz > SHA256SUMS && ls -l
 
 install: build ## PREFIX= DESTDIR= CNI_BIN=: a private venv in lib/ketch, commands, CNI plugins, unit, man pages
 	@PYTHON=$(PYTHON) install/install "$(DESTDIR)" "$(PREFIX)" "$(CNI_BIN)" "$(UNIT_DIR)"

@@ -68,6 +68,10 @@ def explain(settings: Options, options: Options) -> int:
 
 def doctor(settings: Options, options: Options) -> int:  # noqa: ARG001
     """doctor."""
+    if options.flag("--verify"):
+        from runtime import installed_files
+
+        return installed_files.show()
     from runtime import doctor as examination
 
     return examination.show(options.value("--format") or "text")
