@@ -289,6 +289,9 @@ def send_pidfd(path: str, pid: int) -> None:
 def release(created: Created) -> None:
     """Let the init of a container made with hold=False execute its program; returns when it has."""
     assert created.channel is not None
+    agent = None
+    if created.plan.seccomp is not None and created.plan.seccomp.listener_path:
+        agent = lifecycle.agent_for(created.record.config_bytes())
     created.channel.say(handshake.START)
-    lifecycle.await_exec(created.channel)
+    lifecycle.await_exec(created.channel, created.record, agent)
     lifecycle.poststart(created.record, created.plan.config)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from runtime.linux.cgroup import Group
     from runtime.plan.container import Plan
     from runtime.plan.context import Context
-    from runtime.spec.model import IDMapping
+    from runtime.spec.model import DeviceRule, IDMapping
 
 
 class Launched:
@@ -64,17 +64,22 @@ def explain_limit(controller: str, error: OSError) -> str:
 
 
 def set_device_filter(plan: Plan, group: Group) -> None:
-    """Rules for the devices controller of v1, or a program for v2."""
-    from runtime.plan import device_filter
-
+    """What devices the container may use; left out where we lack the right to say so."""
     if plan.options.rootless or not plan.device_rules:
         return
-    if not plan.cgroup_v2:
+    load_device_rules(group, plan.device_rules, v2=plan.cgroup_v2)
+
+
+def load_device_rules(group: Group, rules: tuple[DeviceRule, ...], *, v2: bool) -> None:
+    """Rules for the devices controller of v1, or a program for v2 that takes the place of those before."""
+    from runtime.plan import device_filter
+
+    if not v2:
         if group.directory("devices") is not None:
-            for file, line in device_filter.v1_lines(plan.device_rules):
+            for file, line in device_filter.v1_lines(rules):
                 group.write("devices", file, line)
         return
-    program = syscalls.bpf_load_device_filter(device_filter.program(plan.device_rules))
+    program = syscalls.bpf_load_device_filter(device_filter.program(rules))
     directory = os.open(group.paths[cgroup.UNIFIED], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         before = syscalls.bpf_device_filters(directory)

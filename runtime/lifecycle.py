@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from runtime.inside.handshake import ParentEnd
     from runtime.linux.cgroup import Group
     from runtime.record import Record
+    from runtime.seccomp_agent import Agent
     from runtime.spec.model import Config
 
 
@@ -35,10 +36,11 @@ def start(root: str, container_id: str) -> None:
         status = evidence.status(entry)
         if status != evidence.CREATED:
             raise WrongState(f"cannot start container {container_id!r}: it is {status}, and only a created one can be")
+        agent = agent_for(entry.config_bytes())
         channel = handshake.ParentEnd(fdpass.connect(entry.start_socket))
         channel.say(handshake.START)
         try:
-            await_exec(channel)
+            await_exec(channel, entry, agent)
         finally:
             _unlink(entry.start_socket)
     if b'"poststart"' in entry.config_bytes():
@@ -48,10 +50,28 @@ def start(root: str, container_id: str) -> None:
         poststart(entry, parse.config(json_text.loads(entry.config_bytes())))
 
 
-def await_exec(channel: ParentEnd) -> None:
+def agent_for(config: bytes) -> Agent | None:
+    """A connection to the agent that wants this container's seccomp listener, if there is one."""
+    if b'"listenerPath"' not in config:
+        return None
+    from runtime import seccomp_agent, seccomp_filter
+    from runtime.linux import json_text
+    from runtime.spec import parse
+
+    profile = parse.config(json_text.loads(config)).linux.seccomp
+    if profile is None or not seccomp_filter.wants_listener(profile):
+        return None
+    return seccomp_agent.Agent(profile)
+
+
+def await_exec(channel: ParentEnd, entry: Record, agent: Agent | None) -> None:
+    """After START: until execve has succeeded, or the sentence why not."""
     try:
+        if agent is not None:
+            state = record.spec_state(entry, entry.pid, "running")
+            agent.serve(channel, channel.receive_mailbox(), entry.pid, state)
         channel.expect(b"")
-    except handshake.InitFailed as error:
+    except (handshake.InitFailed, handshake.Died) as error:
         raise RuntimeFailure(str(error)) from None
     finally:
         channel.close()

@@ -41,9 +41,14 @@ def offer(request: CreateRequest, *, detach: bool) -> Offer | None:
         raise RuntimeFailure(
             "process.terminal is true: with --detach --console-socket is needed to hand over the terminal"
         )
+    offered, request.console_fd = make_offer()
+    return offered
+
+
+def make_offer() -> tuple[Offer, int]:
+    """Our end, and the descriptor to give away."""
     mine, theirs = fdpass.pair()
-    request.console_fd = theirs.detach()
-    return Offer(mine)
+    return Offer(mine), theirs.detach()
 
 
 def attend(offered: Any, pid: int) -> int:

@@ -19,7 +19,7 @@ from ..wire.masquerade import Masquerade, Masquerading
 from ..wire.sandbox import Sandbox, open_if_there
 from ..wire.sysctl import forwarding
 from ..wire.wiring import Wiring, carry_out, random_mac
-from .bridge_config import Config, checked_backend, with_preset
+from ._bridge_config import Config, checked_backend, with_preset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from runtime.linux.netlink_objects import Link, as_int
 from ..call import Call
 from ..wire.sublink import CreateInside
 from . import _sublink
-from .bridge_config import mtu_of, requested_mac
+from ._bridge_config import mtu_of, requested_mac
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -49,10 +49,6 @@ class Config:
         self.refuse_conflicts = fields.choice("hostPortConflicts", "refuse", ("refuse", "ignore")) == "refuse"
         self.state = fields.text("stateDir") or call.environ.get("KETCH_CNI_STATE") or STATE_DIRECTORY
 
-    @property
-    def lock(self) -> str:
-        return f"{self.state}/iptables.lock"
-
 
 def _words(words: list[str]) -> list[str]:
     for word in words:
@@ -189,7 +185,7 @@ def _record(call: Call, config: Config, ports: HostPorts) -> "dict[str, Any]":
 
 def _enter(call: Call, config: Config, ports: HostPorts, wiring: Wiring) -> None:
     if config.backend == "iptables":
-        hostports_iptables.add(ports, call.network, call.container_id, config.marking, config.conditions, config.lock)
+        hostports_iptables.add(ports, call.network, call.container_id, config.marking, config.conditions)
         return
     if config.refuse_conflicts:
         _refuse_crossing(call, config, ports, wiring)

@@ -16,7 +16,7 @@ from ..wire.sandbox import Sandbox
 from ..wire.sysctl import forwarding
 from ..wire.wiring import Wiring, carry_out, random_mac
 from . import bridge
-from .bridge_config import checked_backend, mtu_of, prefixes_of
+from ._bridge_config import checked_backend, mtu_of, prefixes_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

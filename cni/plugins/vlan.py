@@ -8,7 +8,7 @@ from ..call import Call
 from ..errors import bad_config
 from ..wire.sublink import CreateInside
 from . import _sublink
-from .bridge_config import mtu_of
+from ._bridge_config import mtu_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,9 +5,6 @@ PREROUTING, OUTPUT -(local destination)-> CNI-HOSTPORT-DNAT -(ports of a pod)-> 
 POSTROUTING -> CNI-HOSTPORT-MASQ -(marked)-> MASQUERADE
 """
 
-import fcntl
-import os
-
 from ..errors import CONFLICT, MISMATCH, CniError
 from . import iptables
 from .hostports import HostPorts, Mapping
@@ -31,16 +28,14 @@ class Marking:
         return self.external_chain or SETMARK
 
 
-def add(
-    ports: HostPorts, network: str, container_id: str, marking: Marking, conditions: dict[int, list[str]], lock: str
-) -> None:
+def add(ports: HostPorts, network: str, container_id: str, marking: Marking, conditions: dict[int, list[str]]) -> None:
     """Enter all mappings, per family in one transaction, under our own lock: the shared chains are made once."""
     chain = iptables.chain_name("DN-", network, container_id)
     for family in ports.prefixes:
         mappings = [mapping for mapping in ports.mappings if mapping.applies_to(family)]
         if not mappings:
             continue
-        with _Lock(lock):
+        with iptables.shared_lock():
             there = iptables.save(family, "nat")
             _refuse_taken(there, mappings, container_id)
             lines = _shared(there, ports, marking)
@@ -51,20 +46,20 @@ def add(
 
 def _shared(there: list[str], ports: HostPorts, marking: Marking) -> list[str]:
     """The top-level chains and the jumps to them, as far as they are missing."""
-    lines = [] if _has_chain(there, DNAT) else [f":{DNAT} - [0:0]"]
-    unhooked = [hook for hook in ("PREROUTING", "OUTPUT") if not _jumps(there, hook, DNAT)]
+    lines = [] if iptables.has_chain(there, DNAT) else [f":{DNAT} - [0:0]"]
+    unhooked = [hook for hook in ("PREROUTING", "OUTPUT") if not iptables.jumps(there, hook, DNAT)]
     lines += [f"-A {hook} -m addrtype --dst-type LOCAL -j {DNAT}" for hook in unhooked]
     if not ports.snat or marking.external_chain:
         return lines
     mark = f"{1 << marking.bit:#x}/{1 << marking.bit:#x}"
-    if not _has_chain(there, SETMARK):
+    if not iptables.has_chain(there, SETMARK):
         lines += [
             f":{SETMARK} - [0:0]",
             f'-A {SETMARK} -m comment --comment "CNI portfwd masquerade mark" -j MARK --set-xmark {mark}',
         ]
-    if not _has_chain(there, MASQ):
+    if not iptables.has_chain(there, MASQ):
         lines += [f":{MASQ} - [0:0]", f"-A {MASQ} -m mark --mark {mark} -j MASQUERADE"]
-    if not _jumps(there, "POSTROUTING", MASQ):
+    if not iptables.jumps(there, "POSTROUTING", MASQ):
         # First: the chains of masqueraded networks accept what stays in their subnet, and a hairpin does.
         lines.append(f'-I POSTROUTING 1 -m comment --comment "CNI portfwd requiring masquerade" -j {MASQ}')
     return lines
@@ -110,14 +105,6 @@ def _quoted(word: str) -> str:
     return '"' + word.replace('"', '\\"') + '"' if set(word) & set(' "\\') else word
 
 
-def _jumps(lines: list[str], chain: str, target: str) -> bool:
-    return any(line.startswith(f"-A {chain} ") and line.endswith(f"-j {target}") for line in lines)
-
-
-def _has_chain(lines: list[str], chain: str) -> bool:
-    return any(line.startswith(f":{chain} ") for line in lines)
-
-
 def _refuse_taken(lines: list[str], mappings: list[Mapping], container_id: str) -> None:
     """Two containers on one port: the first would win in silence."""
     for line in lines:
@@ -154,24 +141,7 @@ def check(ports: HostPorts, network: str, container_id: str) -> None:
         lines = iptables.save(family, "nat") if mappings else []
         for mapping in mappings:
             own = [line for line in lines if line.startswith(f"-A {chain} ") and "-j DNAT" in line]
-            entered = _jumps(lines, DNAT, chain)
-            hooked = _jumps(lines, "PREROUTING", DNAT) and _jumps(lines, "OUTPUT", DNAT)
+            entered = iptables.jumps(lines, DNAT, chain)
+            hooked = iptables.jumps(lines, "PREROUTING", DNAT) and iptables.jumps(lines, "OUTPUT", DNAT)
             if not (entered and hooked and any(f"--dport {mapping.host_port} " in line for line in own)):
                 raise CniError(MISMATCH, f"hostPort {mapping} of {container_id} is missing in iptables chain {chain}")
-
-
-class _Lock:
-    """A flock on a file of ours: reading what is there and adding what is not must be one step."""
-
-    __slots__ = ("_fd", "_path")
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        os.makedirs(os.path.dirname(self._path), 0o700, exist_ok=True)
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)

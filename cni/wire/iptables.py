@@ -4,6 +4,9 @@
 Same chain names as theirs, so that either set finds and removes what the other has made.
 """
 
+import fcntl
+import os
+
 from runtime.linux import nft
 from runtime.linux.nft import IPV4, IPV6, Nft
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 _TOOL = {2: "iptables", 10: "ip6tables"}
 _MULTICAST = {2: "224.0.0.0/4", 10: "ff00::/8"}
+_LOCK = "/run/cni/ketch/iptables.lock"
 _REFERENCE_TABLE = "cni_plugins_masquerade"
 
 
@@ -61,16 +65,14 @@ def remove_chain(socket: Nft, table: str, chain: str) -> None:
         if not may_have_chain(socket, family, table, chain):
             continue
         lines = save(family, table)
-        jumps = [
-            line for line in lines if line.startswith("-A ") and f" -j {chain}" in f"{line} " and _jumps(line, chain)
-        ]
+        jumping = [line for line in lines if line.startswith("-A ") and _jumps_to(line, chain)]
         there = any(line.startswith(f":{chain} ") for line in lines)
         if there:
-            deletions = [f"-D {line[3:]}" for line in jumps]
+            deletions = [f"-D {line[3:]}" for line in jumping]
             restore(family, table, [*deletions, f"-F {chain}", f"-X {chain}"])
 
 
-def _jumps(line: str, chain: str) -> bool:
+def _jumps_to(line: str, chain: str) -> bool:
     words = line.split()
     return any(words[at] == "-j" and words[at + 1] == chain for at in range(len(words) - 1))
 
@@ -112,6 +114,29 @@ def save(family: int, table: str) -> list[str]:
     if status:
         raise _refused(tool, said, status)
     return [line for line in said.splitlines() if not line.startswith("#")]
+
+
+def jumps(lines: list[str], chain: str, target: str) -> bool:
+    """Whether a rule of chain, among the lines of save(), jumps to target."""
+    return any(line.startswith(f"-A {chain} ") and line.endswith(f"-j {target}") for line in lines)
+
+
+def has_chain(lines: list[str], chain: str) -> bool:
+    return any(line.startswith(f":{chain} ") for line in lines)
+
+
+class shared_lock:
+    """A flock of ours: reading what is there and adding what is not must be one step, for chains that pods share."""
+
+    __slots__ = ("_fd",)
+
+    def __enter__(self) -> None:
+        os.makedirs(os.path.dirname(_LOCK), 0o700, exist_ok=True)
+        self._fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
 
 
 def usable(path: str | None = None) -> str:

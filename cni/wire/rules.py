@@ -43,6 +43,7 @@ table inet {TABLE} {{
   map ports_at6 {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }}
   map ports_if4 {{ type inet_proto . inet_service : verdict; }}
   map ports_if6 {{ type inet_proto . inet_service : verdict; }}
+  set bridges {{ type ifname; }}
   map ingress4 {{ type ipv4_addr : verdict; }}
   map ingress6 {{ type ipv6_addr : verdict; }}
   chain hostports {{

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 
 from cri.engine import bundle, handlers, runners, validate
 from cri.engine.book import Ended, State, changed
@@ -22,14 +23,15 @@ from runtime.linux import durable, mounts, processes
 KILLED = 137
 
 
-def create(context: Context, pod_id: str, request: ContainerRequest) -> str:
-    """Everything on disk that a start needs; on any failure nothing of it is left. Returns its id."""
+def create(context: Context, pod_id: str, request: ContainerRequest, identity: str = "") -> str:
+    """Everything on disk that a start needs; on any failure nothing of it is left. Returns its id, which the caller may
+    have chosen."""
     validate.container(request)
     pod = context.book.pod(pod_id)
     image = bundle.find_image(context, request.image)
     runner = handlers.find(context.config, pod.request.handler)
     record = ContainerRecord(
-        id=new_id(),
+        id=identity or new_id(),
         pod_id=pod.id,
         owner=context.owner,
         boot_id=context.boot_id,
@@ -81,6 +83,26 @@ def locked(context: Context, identity: str) -> durable.Locked:
 
 def start(context: Context, identity: str) -> None:
     """Let its program run; when this returns its execve has succeeded."""
+    _start(context, identity, context.keep.start)
+
+
+def start_attached(context: Context, identity: str, *, stdin: bool) -> keep.Session:
+    """The same, and the session that sees it from its first byte on."""
+    sessions = []
+
+    def starter(request: keep.StartRequest) -> keep.Started:
+        started, session = context.keep.start_attached(request, stdin=stdin)
+        sessions.append(session)
+        return started
+
+    _start(context, identity, starter)
+    return sessions[0]
+
+
+Starter = Callable[[keep.StartRequest], keep.Started]
+
+
+def _start(context: Context, identity: str, starter: Starter) -> None:
     record = context.book.container(identity)
     with locked(context, record.id):
         record = context.book.container(record.id)
@@ -93,18 +115,18 @@ def start(context: Context, identity: str) -> None:
             raise WrongState(f"container {record.id}: its pod is {pod.phase}")
         with phase("record"):
             record = update(context, record, phase=ContainerPhase.STARTING)
-        record = let_run(context, record)
+        record = let_run(context, record, starter)
     context.events.publish(Event(Kind.STARTED, record.id, record.pod_id))
 
 
-def let_run(context: Context, record: ContainerRecord) -> ContainerRecord:
+def let_run(context: Context, record: ContainerRecord, starter: Starter) -> ContainerRecord:
     """STARTING -> STARTED with a pid, or an end without a run."""
     request = record.request
     if record.log_path:
         os.makedirs(os.path.dirname(record.log_path), mode=0o755, exist_ok=True)
     try:
         with phase("start"):
-            started = context.keep.start(
+            started = starter(
                 keep.StartRequest(
                     id=record.id,
                     bundle=context.bundles.directory(record.id),

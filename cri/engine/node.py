@@ -33,6 +33,17 @@ def enabled(path: str, yes: tuple[str, ...]) -> bool:
         return False
 
 
+def can_limit_hugepages(version: int) -> bool:
+    """A kubelet sends a limit of 0 for every size, also where no controller could hold it to that."""
+    if version == 1:
+        return os.path.isdir("/sys/fs/cgroup/hugetlb")
+    try:
+        with open("/sys/fs/cgroup/cgroup.controllers") as file:
+            return "hugetlb" in file.read().split()
+    except FileNotFoundError:
+        return False
+
+
 def hugepage_sizes() -> tuple[str, ...]:
     """As the CRI writes them: 2MB, 1GB."""
     try:
@@ -76,6 +87,6 @@ def look(config: Config) -> Node:
         oom_score_adj_floor=oom_floor(names),
         nofile=nofile(config),
         kernel=(major, minor),
-        hugepage_sizes=hugepage_sizes(),
+        hugepage_sizes=hugepage_sizes() if can_limit_hugepages(version) else (),
         default_cgroup_parent=config.runtime.default_cgroup_parent,
     )

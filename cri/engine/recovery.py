@@ -95,8 +95,7 @@ def settle_pod(context: Context, record: PodRecord) -> None:
         if verdict == PodVerdict.REMOVE:
             container.remove_all_of(context, record.id)
             sandbox.take_down(context, record.id)
-            context.pods.forget(record.id)
-            context.book.forget_pod(record.id)
+            sandbox.forget(context, record.id)
         elif verdict == PodVerdict.STOP:
             sandbox.stop(context, record.id)
     except Exception:

@@ -18,12 +18,14 @@ from cri.engine.request import Mode, Namespaces, PodRequest
 from runtime.keep import client as keep
 from runtime.linux import durable, mounts
 
+NO_NETWORK = "none"  # the name of a network that is nothing but loopback
 
-def run(context: Context, request: PodRequest) -> str:
-    """Make a pod; on any failure nothing of it is left. Returns its id."""
+
+def run(context: Context, request: PodRequest, identity: str = "") -> str:
+    """Make a pod; on any failure nothing of it is left. Returns its id, which the caller may have chosen."""
     validate.pod(request)
     handlers.find(context.config, request.handler)
-    record = planned(context, request)
+    record = planned(context, request, identity or new_id())
     context.book.add_pod(record)
     try:
         with phase("record"):
@@ -31,17 +33,15 @@ def run(context: Context, request: PodRequest) -> str:
         bring_up(context, record)
     except BaseException:
         take_down(context, record.id)
-        context.pods.forget(record.id)
-        context.book.forget_pod(record.id)
+        forget(context, record.id)
         raise
     context.events.publish(Event(Kind.CREATED, record.id, record.id))
     context.events.publish(Event(Kind.STARTED, record.id, record.id))
     return record.id
 
 
-def planned(context: Context, request: PodRequest) -> PodRecord:
+def planned(context: Context, request: PodRequest, identity: str) -> PodRecord:
     """The record with every place that will be used, before any of them is."""
-    identity = new_id()
     asked = request.namespaces
     directory = context.pods.directory(identity)
     pins = {}
@@ -98,7 +98,7 @@ def bring_up(context: Context, record: PodRecord) -> None:
     if record.request.namespaces.ipc == Mode.POD:
         with phase("shm"):
             pod_files.mount_shm(f"{directory}/shm", context.config.runtime.shm_bytes, owner)
-    if record.netns:
+    if record.netns and record.request.network != NO_NETWORK:
         with phase("network"):
             # Which network is written down before it is joined: leaving it needs no more than that.
             record = update(context, record, network=context.network.chosen(record.request.network).name)
@@ -174,6 +174,13 @@ def take_down(context: Context, identity: str) -> None:
         pod_files.unmount_shm(f"{context.pods.directory(record.id)}/shm")
 
 
+def forget(context: Context, identity: str) -> None:
+    """The last of it: the directory, which was bound on itself to be shared, and the record in it."""
+    mounts.detach_all_beneath(context.pods.directory(identity))
+    context.pods.forget(identity)
+    context.book.forget_pod(identity)
+
+
 def remove(context: Context, identity: str) -> None:
     """Stop it if it is not, remove its containers, forget it; a second time is a no-op."""
     from cri.engine import container
@@ -188,9 +195,7 @@ def remove(context: Context, identity: str) -> None:
         if not there:
             return
         with phase("record"):
-            mounts.detach_all_beneath(context.pods.directory(record.id))
-            context.pods.forget(record.id)
-            context.book.forget_pod(record.id)
+            forget(context, record.id)
     context.events.publish(Event(Kind.DELETED, record.id, record.id))
 
 

@@ -14,7 +14,7 @@ from runtime.linux._core import ffi, lib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -24,11 +24,11 @@ class ExecFailed(Exception):
 
 
 class Filter:
-    """A compiled seccomp program with its flags, and the mailbox for a listener if one is wanted."""
+    """A compiled seccomp program with its flags, and the mailbox (a memfd) for a listener if one is wanted."""
 
     __slots__ = ("flags", "mailbox", "program")
 
-    def __init__(self, program: bytes, flags: int, mailbox: Any = None) -> None:
+    def __init__(self, program: bytes, flags: int, mailbox: int | None = None) -> None:
         self.program = program
         self.flags = flags
         self.mailbox = mailbox
@@ -106,12 +106,11 @@ def execute(path: str, argv: Sequence[str], environ: Sequence[str], filter_: Fil
     variables, kept_variables = syscalls.string_array(environ)
     program = filter_.program if filter_ is not None else b""
     flags = filter_.flags if filter_ is not None else 0
-    mailbox = filter_.mailbox if filter_ is not None and filter_.mailbox is not None else ffi.NULL
+    mailbox = lib.k_mailbox(filter_.mailbox) if filter_ is not None and filter_.mailbox is not None else ffi.NULL
     name = os.fsencode(path)
     os.environ.clear()
     syscalls.reset_signals()
-    result = lib.k_exec_confined(
-        lib.AT_FDCWD, name, arguments, variables, 0, program, len(program) // 8, flags, 0, mailbox
-    )
+    count = len(program) // 8
+    result = lib.k_exec_confined(lib.AT_FDCWD, name, arguments, variables, 0, program, count, flags, mailbox)
     del kept_arguments, kept_variables
     raise ExecFailed(diagnosis.of_exec(argv[0], path, -result))

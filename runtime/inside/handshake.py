@@ -11,6 +11,7 @@ parent                                     init
   │◄─────────── WARNING text ───────────────│  any time
   │◄─────────── CREATED ────────────────────│  waits, holding nothing of the host
   │──────────── START ─────────────────────►│  or a connection on the start socket; startContainer, confinement
+      │◄─────────── MAILBOX fd ─────────────────│  for a seccomp listener only: see seccomp_agent
   │◄─────────── end of file ────────────────│  execve closed the socket: the program runs
   │◄─────────── FAILED sentence ────────────│  any time; then it exits
 """
@@ -28,6 +29,7 @@ WARNING = b"w"
 CREATED = b"c"
 START = b"s"
 FAILED = b"f"
+MAILBOX = b"l"
 
 
 class InitFailed(Exception):
@@ -57,6 +59,10 @@ class ChildEnd:
         """Something that the user should know."""
         self.say(WARNING, sentence)
 
+    def send_mailbox(self, fd: int) -> None:
+        """Hand over the shared memory of a seccomp listener."""
+        fdpass.send(self.socket, MAILBOX, [fd])
+
     def expect(self, kind: bytes) -> None:
         """Wait for one message of the parent."""
         message = self.socket.recv(65536)
@@ -80,6 +86,20 @@ class ParentEnd:
             self.socket.send(kind)
         except OSError:
             pass  # the reason is in the message that the next receive finds
+
+    def receive_mailbox(self) -> int:
+        """The shared memory of a seccomp listener; whatever else comes first is handled as always."""
+        while True:
+            message, fds = fdpass.receive(self.socket)
+            if message == MAILBOX and fds:
+                return fds[0]
+            kind, text = message[:1], message[1:].decode(errors="surrogateescape")
+            if kind == WARNING:
+                self.warnings.append(text)
+            elif kind == FAILED:
+                raise InitFailed(text)
+            else:
+                raise Died("the init process died while it was being started")
 
     def expect(self, *kinds: bytes) -> bytes:
         """The next message of one of these kinds; b"" for the end of file if that is among them."""

@@ -17,19 +17,23 @@ from runtime.linux import namespaces, syscalls
 from runtime.linux._core import lib
 from runtime.linux.steps import StepFailed
 from runtime.linux.steps import run as run_steps
+from runtime.plan.confine import verify_working_directory
 from runtime.plan.container import needs_host
 from runtime.plan.context import Context
+from runtime.plan.identity import SetAffinity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
     from runtime.inside.execute import Filter
     from runtime.inside.handshake import ChildEnd
     from runtime.linux.cgroup import Group
     from runtime.linux.fdpass import Socket
+    from runtime.linux.steps import Step
     from runtime.plan.container import Plan
+    from runtime.spec.model import Process
 
 
 class Launch:
@@ -149,12 +153,12 @@ def _enter(plan: Plan, channel: ChildEnd, launch: Launch) -> None:
     if spaces.new_cgroup:
         syscalls.unshare(lib.CLONE_NEWCGROUP)
     if launch.keyring is not None:
-        _join_keyring(launch.keyring)
+        join_keyring(launch.keyring)
     if "net" in spaces.new:
         _raise_loopback()
 
 
-def _join_keyring(name: str) -> None:
+def join_keyring(name: str) -> None:
     """A session keyring of its own, so that the caller's keys are out of reach."""
     try:
         serial = syscalls.join_session_keyring(name)
@@ -263,10 +267,7 @@ def _connected(fd: int) -> ChildEnd:
     import _socket
 
     os.set_inheritable(fd, False)  # noqa: FBT003
-    return ChildEnd_(_socket.socket(fileno=fd))
-
-
-ChildEnd_ = handshake.ChildEnd
+    return handshake.ChildEnd(_socket.socket(fileno=fd))
 
 
 def _start(plan: Plan, context: Context, launch: Launch, path: str, answer: ChildEnd) -> None:
@@ -284,15 +285,22 @@ def _start(plan: Plan, context: Context, launch: Launch, path: str, answer: Chil
     if context.console >= 0:
         console.become_controlling(context.console, uid)
     elif uid:
-        _own_stdio(uid)
-    _confine(plan, context)
+        own_stdio(uid)
+    offer_mailbox(answer, launch.filter)
+    confine(plan.confinement, process, context)
     execute.close_on_exec(plan.options.preserve_fds)
     if not path.startswith("/"):
         path = execute.find(path, context.environ, process.cwd)
     execute.execute(path, process.args, context.environ, launch.filter)
 
 
-def _own_stdio(uid: int) -> None:
+def offer_mailbox(channel: ChildEnd, filter_: Filter | None) -> None:
+    """Whoever said START will take the seccomp listener from us; it learns its number through this memory."""
+    if filter_ is not None and filter_.mailbox is not None:
+        channel.send_mailbox(filter_.mailbox)
+
+
+def own_stdio(uid: int) -> None:
     """Pipes and files that the caller made belong to the container's user, so that /dev/stdout can be opened again."""
     null = os.makedev(1, 3)
     for fd in (0, 1, 2):
@@ -304,16 +312,10 @@ def _own_stdio(uid: int) -> None:
             continue  # read-only file systems, sockets of others, or not open at all
 
 
-def _confine(plan: Plan, context: Context) -> None:
-    process = plan.config.process
-    assert process is not None
-    run_steps(plan.confinement, context)
-    # As the user itself, for directories that root may not enter; and proof that nothing of the host was reached.
+def confine(steps: Sequence[Step], process: Process, context: Context) -> None:
+    """The confinement steps, then the working directory as the user itself, for directories that root may not enter."""
+    run_steps(steps, context)
     os.chdir(process.cwd)
-    from runtime.plan.confine import verify_working_directory
-
     verify_working_directory()
     if process.cpu_affinity_final:
-        from runtime.plan.identity import SetAffinity
-
         SetAffinity(process.cpu_affinity_final).apply(context)

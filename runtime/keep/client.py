@@ -327,6 +327,25 @@ class Client:
         answer = self._ask_spawner({"op": "start", **asdict(request)})
         return Started(answer["pid"], answer["start_time"])
 
+    def start_attached(self, request: StartRequest, *, stdin: bool = False) -> tuple[Started, Session]:
+        """start() and attach() in one: the session sees what the container prints from its first byte on."""
+        connection = self._spawner()
+        wanted = {"stdin": stdin, "stdout": True, "stderr": True}
+        streams: tuple[int, int, int] = (-1, -1, -1)
+        try:
+            connection.send({"op": "start", **asdict(request), "attach": wanted})
+            answer = _checked(connection.receive(None))
+            while "pid" not in answer:
+                streams = _streams(answer)
+                answer = _checked(connection.receive(None))
+            return Started(answer["pid"], answer["start_time"]), Session(connection, *streams)
+        except BaseException:
+            for fd in streams:
+                if fd >= 0:
+                    os.close(fd)
+            connection.close()
+            raise
+
     def exec(self, request: ExecRequest) -> Session:
         """Run a program in a container; returns after its execve with its streams, or raises ExecFailed."""
         connection = self._spawner()
@@ -381,13 +400,19 @@ class Client:
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while (found := self.exit(identity)) is None:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            with self._keeper(identity) as connection:
-                connection.send({"op": "wait", "id": identity})
-                answer = connection.receive(left)
-                if answer is None and not connection.ended:
-                    return None
-                if answer is not None:
-                    _checked(answer)
+            try:
+                with self._keeper(identity) as connection:
+                    connection.send({"op": "wait", "id": identity})
+                    answer = connection.receive(left)
+                    if answer is None and not connection.ended:
+                        return None
+                    if answer is not None:
+                        _checked(answer)
+            except NoSuchContainer:
+                # It may have ended while we looked for its keeper; the file is there before the keeper forgets it.
+                if (found := self.exit(identity)) is None:
+                    raise
+                return found
         return found
 
     def stop(self, identity: str, number: int, grace_seconds: float) -> Exit | None:
@@ -437,7 +462,7 @@ class Client:
             connection = wire.connect(places.keeper_socket(self.state_dir, kept.keeper))
             if connection is not None:
                 return connection
-        answer = self._ask_spawner({"op": "whose", "id": identity})
+        answer = self._ask_spawner({"op": "whose", "id": identity, "dead": kept.keeper if kept else ""})
         connection = wire.connect(places.keeper_socket(self.state_dir, answer["keeper"]))
         if connection is None:
             raise SpawnerGone(f"the keeper of container {identity} does not answer")

@@ -3,6 +3,7 @@
 
 import os
 import signal
+import socket
 import sys
 import traceback
 from typing import Any
@@ -26,7 +27,7 @@ class Refusal(Exception):
 class Keeper:
     """One process. Containers arrive over the channel from the spawner; clients come to our own socket."""
 
-    def __init__(self, state_dir: str, name: str, channel: wire.Connection) -> None:
+    def __init__(self, state_dir: str, name: str, listener: socket.socket, channel: wire.Connection) -> None:
         self.state_dir = state_dir
         self.name = name
         self.loop = Loop()
@@ -34,7 +35,7 @@ class Keeper:
         self._by_pid: dict[int, KeptContainer] = {}
         self._statuses: dict[int, int] = {}  # of children that ended before we knew whose they are
         self._starting: dict[int, _Starting] = {}  # starter's pid -> what it makes
-        self._listener = wire.listen(places.keeper_socket(state_dir, name))
+        self._listener = listener
         self._channel: wire.Connection | None = None
         self._lingering: list[KeptContainer] = []  # ended, but a viewer has not taken all of the output yet
         self._retired = False
@@ -227,11 +228,22 @@ class Keeper:
             self._by_pid[answer["pid"]] = container
             places.write_json(places.kept_file(self.state_dir, container.id), container.record)
             self._announce(container)
+            if container.record["tty"]:
+                self._attach_starting(starting)
             starting.client.send({"pid": answer["pid"], "start_time": answer["start_time"]})
             if (status := self._statuses.pop(answer["pid"], None)) is not None:
                 self._ended(container, status)
-        starting.client.close()
+        if starting.viewer is None:
+            starting.client.close()
+        elif container.id not in self.containers and not container.ended:
+            starting.viewer.leave()  # it did not come to life; why was just said
         self._leave_if_idle()
+
+    def _attach_starting(self, starting: "_Starting") -> None:
+        """Who starts a container may watch it from its first byte on: the same connection is its viewer then."""
+        if starting.watched:
+            viewer = starting.viewer = starting.container.attach(starting.client, starting.watched)
+            self.loop.watch(starting.client.fileno(), READ, lambda: self._heard(starting.container, viewer))
 
     def _give_terminal(self, container: KeptContainer, master: int) -> None:
         container.take_terminal(master)
@@ -328,7 +340,11 @@ class _Starting:
         self.client = client
         self._keeper = keeper
         self._answered = False
+        self.watched: dict[str, Any] = request.get("attach") or {}
+        self.viewer: Viewer | None = None
         self.container, theirs = _prepare(keeper, request)
+        if not request["tty"]:
+            keeper._attach_starting(self)  # before it can print; a terminal is there only later
         ours, far = wire.pair()
         self._report = ours
 

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from runtime import create, remove
+from runtime import create, joining, remove
 from runtime.errors import RuntimeFailure
 from runtime.linux import fdpass
 
@@ -65,10 +65,30 @@ class Joiner:
 
     def __init__(self, record: dict[str, Any], request: dict[str, Any], state_dir: str) -> None:
         self.terminal = -1
-        self._record = record
-        self._request = request
-        self._state_dir = state_dir
+        root = record["runtime_root"] or state_dir + "/runtime"
+        process = {**request["process"], "terminal": bool(request["tty"])}
+        self._asked = joining.JoinRequest(root, record["id"], process)
+        self._asked.subreaper = request["timeout_seconds"] is not None
 
     def join(self, stdio: list[int]) -> int:
-        """The pid of the program, our child."""
-        raise NotImplementedError
+        """The pid of the program, our child; its execve has succeeded."""
+        try:
+            if not stdio:
+                return self._with_terminal()
+            self._asked.stdio = (stdio[0], stdio[1], stdio[2])
+            return joining.join(self._asked).pid
+        except RuntimeFailure as why:
+            raise ValueError(str(why)) from None
+
+    def _with_terminal(self) -> int:
+        ours, theirs = fdpass.pair()
+        self._asked.console_fd = theirs.fileno()
+        try:
+            pid = joining.join(self._asked).pid
+            theirs.close()
+            _, fds = fdpass.receive(ours)
+        finally:
+            ours.close()
+            theirs.close()
+        self.terminal = fds[0]
+        return pid

@@ -16,7 +16,7 @@ from typing import Any
 
 from runtime.keep import birth, exec_keeper, keeper, pins, places, wire
 from runtime.keep.loop import READ, Loop
-from runtime.linux import syscalls
+from runtime.linux import processes, syscalls
 from runtime.linux._core import lib
 
 PER_KEEPER = 16
@@ -66,7 +66,8 @@ class Spawner:
         self._by_pid: dict[int, _Kept] = {}
         self._children: set[int] = set()  # execs, pins, retired keepers: their ends mean nothing
         self._subscribers: list[wire.Connection] = []
-        self._whose: list[tuple[str, wire.Connection]] = []
+        self._asking: list[tuple[_Kept, wire.Connection]] = []
+        self._forgetting: list[tuple[str, wire.Connection]] = []
         self._number = 0
         self._leaving = False
 
@@ -151,19 +152,38 @@ class Spawner:
         chosen.channel.send(message, [connection.fileno()])
         self._hang_up(connection)
 
-    def _whose_is(self, _: wire.Connection, message: dict[str, Any]) -> dict[str, Any]:
+    def _whose_is(self, connection: wire.Connection, message: dict[str, Any]) -> dict[str, Any] | None:
         kept = self._kept.get(message["id"])
         if kept is None:
             raise keeper.Refusal(f"container {message['id']} is not kept (has it ended?)", "unknown")
+        if kept.keeper.name == message.get("dead"):
+            self._asking.append((kept, connection))  # answered when its death has reached us, too
+            return None
         return {"keeper": kept.keeper.name}
 
-    def _forget(self, _: wire.Connection, message: dict[str, Any]) -> dict[str, Any]:
+    def _answer_asking(self) -> None:
+        for entry in [entry for entry in self._asking if not entry[0].keeper.channel.ended]:
+            self._asking.remove(entry)
+            self._answer(entry[1], {"op": "whose", "id": entry[0].id})
+
+    def _forget(self, connection: wire.Connection, message: dict[str, Any]) -> dict[str, Any] | None:
         identity = message["id"]
-        kept = self._kept.get(identity)
-        if kept is not None and not os.path.exists(places.exit_file(self.state_dir, identity)):
-            raise keeper.Refusal(f"cannot forget container {identity}: it has not ended")
+        if identity in self._kept and not os.path.exists(places.exit_file(self.state_dir, identity)):
+            record = places.read_json(places.kept_file(self.state_dir, identity)) or {"pid": 0}
+            if record["pid"] and processes.is_alive(record["pid"], record["start_time"]):
+                raise keeper.Refusal(f"cannot forget container {identity}: it has not ended")
+            # It is being started, or its end is being written down: a matter of moments.
+            self._forgetting.append((identity, connection))
+            return None
         places.remove_container(self.state_dir, identity)
         return {}
+
+    def _forget_now(self, identity: str) -> None:
+        """The keeper has let go of a container that somebody wants forgotten."""
+        for entry in [entry for entry in self._forgetting if entry[0] == identity]:
+            self._forgetting.remove(entry)
+            places.remove_container(self.state_dir, identity)
+            entry[1].send({})
 
     def _shutdown(self, connection: wire.Connection, message: dict[str, Any]) -> dict[str, Any] | None:
         if self._kept and not message.get("force"):
@@ -210,9 +230,16 @@ class Spawner:
         self._number += 1
         name = f"{os.getpid()}-{self._number}"
         ours, theirs = wire.pair()
+        # Bound before it is born: whoever hears its name can connect.
+        listener = wire.listen(places.keeper_socket(self.state_dir, name))
         state_dir = self.state_dir
-        pid = birth.fork("ketch-keeper", [theirs.fileno()], lambda: keeper.Keeper(state_dir, name, theirs).run())
+        pid = birth.fork(
+            "ketch-keeper",
+            [theirs.fileno(), listener.fileno()],
+            lambda: keeper.Keeper(state_dir, name, listener, theirs).run(),
+        )
         theirs.close()
+        listener.close()
         return self._know(_KeeperProcess(name, pid, ours))
 
     def _know(self, process: _KeeperProcess) -> _KeeperProcess:
@@ -236,6 +263,9 @@ class Spawner:
         if kept is None or kept.keeper is not process:
             kept = self._kept[identity] = process.containers[identity] = _Kept(identity, process)
         if operation == "kept":
+            for entry in [entry for entry in self._forgetting if entry[0] == identity]:
+                self._forgetting.remove(entry)
+                self._answer(entry[1], {"op": "forget", "id": identity})
             kept.pid = message["pid"]
             kept.drop()
             kept.copies = message["fds"]
@@ -248,6 +278,7 @@ class Spawner:
             self._no_longer(kept)
             if operation == "exited":
                 self._publish(identity)
+            self._forget_now(identity)
 
     def _no_longer(self, kept: _Kept) -> None:
         kept.drop()
@@ -299,6 +330,7 @@ class Spawner:
             sys.stderr.write(f"keeper {process.name} has died; {len(orphans)} containers get another\n")
             sys.stderr.flush()
             self._give_away(orphans)
+            self._answer_asking()
         self._leave_if_idle()
 
     def _give_away(self, orphans: list[_Kept]) -> None:

@@ -133,16 +133,16 @@ long k_openat2(int dirfd, const char *path, uint64_t flags, uint64_t mode, uint6
 long k_close_range(unsigned int first, unsigned int last, unsigned int flags) { RESULT(syscall(SYS_close_range, first, last, flags)); }
 long k_execveat(int dirfd, const char *path, char **argv, char **environ, int flags) { RESULT(syscall(SYS_execveat, dirfd, path, argv, environ, flags)); }
 
-// A page shared with children to come: a confined child tells the number of its seccomp listener without a system call.
-volatile int *k_mailbox(void)
+// A page of a memfd that both sides map: a confined child tells the number of its seccomp listener without a system call.
+volatile int *k_mailbox(int fd)
 {
-	void *page = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	void *page = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	return page == MAP_FAILED ? 0 : page;
 }
 // Load the filter and execve in one call: the filter may forbid whatever an interpreter would do between them. With a mailbox
 // the child waits (without system calls: clock_gettime is the vdso's) until its parent has taken the listener.
 long k_exec_confined(int dirfd, const char *path, char **argv, char **environ, int at_flags, const char *filter, unsigned int count,
-		     unsigned int filter_flags, int drop_privilege, volatile int *mailbox)
+		     unsigned int filter_flags, volatile int *mailbox)
 {
 	struct sock_fprog program = {(unsigned short)count, (struct sock_filter *)filter};
 	if (count) {
@@ -155,15 +155,6 @@ long k_exec_confined(int dirfd, const char *path, char **argv, char **environ, i
 			mailbox[0] = (int)listener + 1;
 			for (now = since; mailbox[1] == 0 && now.tv_sec - since.tv_sec < 30; )
 				clock_gettime(CLOCK_MONOTONIC, &now);
-		}
-	}
-	if (drop_privilege) {
-		struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
-		struct __user_cap_data_struct sets[2];
-		if (syscall(SYS_capget, &head, sets) == 0) {
-			sets[0].effective &= ~(1u << CAP_SYS_ADMIN);
-			sets[0].permitted &= ~(1u << CAP_SYS_ADMIN);
-			syscall(SYS_capset, &head, sets);
 		}
 	}
 	if (dirfd == AT_FDCWD && at_flags == 0) {

@@ -11,6 +11,7 @@ _ENTRIES = {
     "ketch": "cri.hand.cli",
     "ketch-runtime": "runtime.cli",
     "ketch-cri": "cri.server",
+    "ketch-spawner": "runtime.keep.spawner",
 }
 _PLUGINS = "cni.__main__"  # ketch-cni, and every link to it under a plugin's name
 

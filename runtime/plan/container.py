@@ -162,14 +162,14 @@ def build(
         pivot=root.pivot,
         process_steps=tuple(process_steps),
         confinement=tuple(confinement),
-        seccomp=linux.seccomp if linux.seccomp is not None and _filters(linux.seccomp) else None,
+        seccomp=linux.seccomp if linux.seccomp is not None and filters(linux.seccomp) else None,
         capabilities=sets,
         hooks=config.hooks,
         warnings=tuple(warnings),
     )
 
 
-def _filters(seccomp: Seccomp) -> bool:
+def filters(seccomp: Seccomp) -> bool:
     """A profile that allows everything is no filter."""
     return bool(seccomp.syscalls) or seccomp.default_action != "SCMP_ACT_ALLOW"
 

@@ -31,6 +31,7 @@ class Context:
         "environ",
         "group_paths",
         "hooks_state",
+        "is_null_attached",
         "keep_fds",
         "masks",
         "null",
@@ -53,6 +54,7 @@ class Context:
         self.masks: Tree | None = None
         self.console = -1
         self.null = -1
+        self.is_null_attached = False
         self.device_nodes: dict[str, int] = {}
         self.environ: Sequence[str] = ()
         self.group_paths: dict[str, str] = {}
@@ -61,8 +63,11 @@ class Context:
         self.shared_root = False
 
     def prepare(self) -> None:
-        """Hold the host's /dev/null, checked to be what its name says, for masks."""
-        fd = os.open("/dev/null", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        """Hold a copy of the host's /dev/null, checked to be what its name says, for masks.
+
+        A detached copy: in a mount namespace that is made after this, the kernel refuses to copy the host's own mount.
+        """
+        fd = syscalls.open_tree("/dev/null", lib.OPEN_TREE_CLONE | lib.AT_SYMLINK_NOFOLLOW)
         facts = os.fstat(fd)
         if not stat.S_ISCHR(facts.st_mode) or facts.st_rdev != os.makedev(1, 3):
             os.close(fd)

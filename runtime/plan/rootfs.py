@@ -183,11 +183,18 @@ class MaskPath(Step):
             if stat.S_ISDIR(os.fstat(target).st_mode):
                 tree = self._empty_directory(context)
             else:
-                tree = mounts.clone("", recursive=False, dirfd=context.null)
+                tree = self._null(context)
             with tree:
                 tree.attach("", target)
         finally:
             os.close(target)
+
+    def _null(self, context: Context) -> mounts.Tree:
+        """The prepared copy for the first file, copies of that, now attached, for the others: see _empty_directory."""
+        if not context.is_null_attached:
+            context.is_null_attached = True
+            return mounts.Tree(os.dup(context.null))
+        return mounts.clone("", recursive=False, dirfd=context.null)
 
     def _empty_directory(self, context: Context) -> mounts.Tree:
         """One tmpfs for all masked directories; the kernel refuses to copy a detached tree before it is attached."""

@@ -35,7 +35,7 @@ def read_results(path: Path) -> list[Result]:
     checks = said["results"] if isinstance(said, dict) else said
     outcomes = {"pass": "passed", "ok": "passed", "fail": "failed", "skip": "skipped"}
     return [
-        Result(each["id"], outcomes.get(str(each["status"]).lower(), "failed"), 0.0, str(each.get("msg") or ""))
+        Result(each["id"], outcomes.get(str(each["s"]).lower(), "failed"), each["t"], str(each.get("m") or ""))
         for each in checks
     ]
 

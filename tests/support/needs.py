@@ -167,10 +167,6 @@ PROBES: dict[str, Callable[[], bool]] = {
     "crun": _tool("crun"),
     "containerd": _tool("containerd", "ctr"),
     "go": _tool("go"),
-    "umoci": _tool("umoci"),
-    "skopeo": _tool("skopeo"),
-    "buildah": _tool("buildah"),
-    "podman": _tool("podman"),
 }
 
 # The machine of CI: Debian 12, kernel 6.18, root, cgroup v1 hybrid. Tools are those of its image and of `make setup`.
@@ -196,7 +192,7 @@ CI_OFFERS = frozenset(
     ]
 )
 # Not promised and not forbidden: whether they are there depends on what else was installed.
-UNPROMISED = frozenset({"runc", "crun", "containerd", "go", "umoci", "skopeo", "buildah", "podman"})
+UNPROMISED = frozenset({"runc", "crun", "containerd", "go"})
 
 
 def missing(item: pytest.Item) -> list[str]:

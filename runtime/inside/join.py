@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process that joins a living container: enters its namespaces, confines itself, execs.
+
+    parent ── clone ──► middle ── enters cgroups, namespaces; clones ──► joiner, born in the PID namespace
+                          │ tells the pid, exits              │ confines itself, execs
+
+The middle enters the mount namespace before it forks into the PID namespace: the container sees a process only when
+that process already has the container's root.
+"""
+
+from __future__ import annotations
+
+import os
+
+from runtime.inside import console, execute, init
+from runtime.linux import fdpass, syscalls
+from runtime.linux._core import lib
+from runtime.linux.frozen import Frozen
+from runtime.linux.steps import Step
+from runtime.linux.steps import run as run_steps
+from runtime.plan.context import Context
+from runtime.plan.identity import SetAffinity
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from runtime.inside.handshake import ChildEnd
+    from runtime.spec.model import Process
+
+
+class JoinPlan(Frozen):
+    """What a joining process becomes."""
+
+    process: Process
+    process_steps: tuple[Step, ...]
+    confinement: tuple[Step, ...]
+    namespace_flags: int
+    userns: bool
+    preserve_fds: int
+    subreaper: bool = False
+
+
+def middle(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, pidfd: int, writing: int) -> NoReturn:
+    """Enter everything, then clone the joiner as our sibling and tell its pid."""
+    init.guard(channel, lambda: _middle(plan, channel, launch, pidfd, writing))
+
+
+def _middle(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, pidfd: int, writing: int) -> None:
+    init.seal()
+    for fd in launch.foreign:
+        os.close(fd)
+    syscalls.prctl(lib.PR_SET_DUMPABLE, 0)
+    if launch.group is not None:
+        launch.group.enter()
+    if plan.process.cpu_affinity_initial:
+        SetAffinity(plan.process.cpu_affinity_initial).apply(_bare_context(channel, plan))
+    if plan.namespace_flags:
+        syscalls.setns(pidfd, plan.namespace_flags)
+    os.close(pidfd)
+    pid = syscalls.clone3(lib.CLONE_PARENT)
+    if pid == 0:
+        os.close(writing)
+        init.guard(channel, lambda: _join(plan, channel, launch))
+    os.write(writing, str(pid).encode())
+    os._exit(0)
+
+
+def _bare_context(channel: ChildEnd, plan: JoinPlan) -> Context:
+    context = Context(bundle="", root_path="/", channel=channel, userns=plan.userns)
+    context.keep_fds = plan.preserve_fds
+    return context
+
+
+def _join(plan: JoinPlan, channel: ChildEnd, launch: init.Launch) -> None:
+    process = plan.process
+    os.setsid()
+    if plan.userns:
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+        syscalls.prctl(lib.PR_SET_DUMPABLE, 0)
+    if launch.keyring is not None:
+        init.join_keyring(launch.keyring)
+    context = _bare_context(channel, plan)
+    os.chdir("/")
+    os.umask(0o022)
+    if plan.subreaper:
+        syscalls.prctl(lib.PR_SET_CHILD_SUBREAPER, 1)  # execve keeps it
+    if process.terminal:
+        _open_console(process, context, launch)
+    run_steps(plan.process_steps, context)
+    environ = execute.with_home(process.env, process.uid)
+    if launch.stdio is not None:
+        for target, fd in enumerate(launch.stdio):
+            os.dup2(fd, target, inheritable=True)
+    if context.console >= 0:
+        console.become_controlling(context.console, process.uid)
+    elif process.uid:
+        init.own_stdio(process.uid)
+    init.offer_mailbox(channel, launch.filter)
+    init.confine(plan.confinement, process, context)
+    execute.close_on_exec(plan.preserve_fds)
+    path = execute.find(process.args[0], environ, process.cwd)
+    execute.execute(path, process.args, environ, launch.filter)
+
+
+def _open_console(process: Process, context: Context, launch: init.Launch) -> None:
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    master, slave = console.allocate(root)
+    os.close(root)
+    if process.console_size is not None:
+        console.set_size(slave, *process.console_size)
+    if launch.console_socket is not None:
+        fdpass.send(launch.console_socket, b"/dev/pts/0", [master])
+        launch.console_socket.close()
+    os.close(master)
+    context.console = slave

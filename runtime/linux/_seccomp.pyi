@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Types of the extension over libseccomp."""
+
+from typing import Any
+
+lib: Any
+ffi: Any
