@@ -1,0 +1,460 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images for people: pull and push with a bar per layer, lists in docker's columns, archives."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from tempfile import TemporaryDirectory
+
+from cri.hand.errors import REFUSED, HandError, UsageError, suggestion
+from cri.hand.grammar import Arguments
+from cri.hand.places import Places
+from cri.hand.room import config_of, need_root, open_store
+from cri.hand.tables import age, print_rows, size
+from cri.images.cancel import Cancellation
+from cri.images.errors import BadReference, ImageError, InUse
+from cri.images.model import Event, Image, Platform
+from cri.images.store import ImageStore
+
+
+def store_of(places: Places) -> ImageStore:
+    """The store, for commands that need no engine."""
+    need_root()
+    os.makedirs(places.root, mode=0o711, exist_ok=True)
+    return open_store(config_of(places))
+
+
+def short_id(image_id: str) -> str:
+    """12 hex digits."""
+    return image_id.removeprefix("sha256:")[:12]
+
+
+def need(store: ImageStore, name: str, when: str, platform: str = "") -> Image:
+    """The image, pulled if it is not here (or always)."""
+    try:
+        found = None if when == "always" else store.find(name)
+    except BadReference as e:
+        raise HandError(str(e), code=REFUSED) from None
+    if found is not None:
+        return found
+    if when == "never":
+        raise HandError(f"no such image here: {name}", hint=f"ketch pull {name}", code=REFUSED)
+    if when == "missing":
+        print(f"Unable to find image '{name}' locally", file=sys.stderr)
+    try:
+        image_id = fetch(store, name, platform, out=sys.stderr)
+    except ImageError as e:
+        near = suggestion(name, [tag.rpartition("/")[2] for image in store.list() for tag in image.tags])
+        raise HandError(f"cannot pull {name}: {e}", hint=near, code=REFUSED) from None
+    found = store.find(image_id)
+    if found is None:
+        raise HandError(f"image {name} was removed just now", code=REFUSED)
+    return found
+
+
+def fetch(store: ImageStore, name: str, platform: str, *, out: object = sys.stdout, quiet: bool = False) -> str:
+    """Pull with a bar per layer; Ctrl-C takes it back."""
+    wanted = parse_platform(platform) if platform else None
+    bars = Bars(out) if not quiet else None
+    cancel = Cancellation()
+    result: list[str] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(store.pull(name, platform=wanted, progress=bars.show if bars else None, cancel=cancel))
+        except BaseException as e:
+            failure.append(e)
+
+    # In a thread, so that Ctrl-C reaches us while the pull waits for the network.
+    thread = threading.Thread(target=work, name="pull")
+    thread.start()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        cancel.cancel()
+        thread.join()
+        raise
+    finally:
+        if bars:
+            bars.finish()
+    if failure:
+        raise failure[0]
+    return result[0]
+
+
+def parse_platform(text: str) -> Platform:
+    """linux/arm64[/v8]."""
+    parts = text.split("/")
+    if len(parts) == 1:
+        parts = ["linux", *parts]
+    if len(parts) > 3 or not all(parts):
+        raise UsageError(f"--platform: {text!r} is not OS/ARCHITECTURE[/VARIANT]", code=REFUSED)
+    return Platform(*parts)
+
+
+_SAID = {
+    "waiting": "Waiting",
+    "downloading": "Downloading",
+    "downloaded": "Download complete",
+    "unpacking": "Extracting",
+    "exists": "Already exists",
+    "done": "Pull complete",
+    "retrying": "Retrying",
+    "pushing": "Pushing",
+    "pushed": "Pushed",
+    "mounted": "Mounted",
+}
+
+
+class Bars:
+    """A line per layer, redrawn in place on a terminal; elsewhere one line per layer when it is done."""
+
+    def __init__(self, out: object) -> None:
+        self._out = out
+        self._lock = threading.Lock()
+        self._lines: dict[str, str] = {}
+        self._drawn = 0
+        self._last = 0.0
+        self._live = bool(getattr(out, "isatty", lambda: False)())
+
+    def show(self, event: Event) -> None:
+        """One step of progress, from any thread."""
+        if event.state not in _SAID or not event.subject.startswith("sha256:"):
+            return
+        with self._lock:
+            text = _SAID[event.state]
+            subject = event.subject.removeprefix("sha256:")[:12]
+            if self._live:
+                bar = _bar(event.done, event.total) if event.total and event.state in ("downloading", "pushing") else ""
+                self._lines[subject] = f"{subject}: {text} {bar}".rstrip()
+                if time.monotonic() - self._last > 0.05:
+                    self._draw()
+            elif event.state in ("done", "exists", "pushed", "mounted") and subject not in self._lines:
+                self._lines[subject] = text
+                print(f"{subject}: {text}", file=self._out, flush=True)  # type: ignore[call-overload]
+
+    def _draw(self) -> None:
+        self._last = time.monotonic()
+        up = f"\x1b[{self._drawn}A" if self._drawn else ""
+        text = "".join(f"\x1b[2K{line}\n" for line in self._lines.values())
+        print(f"\r{up}{text}", end="", file=self._out, flush=True)  # type: ignore[call-overload]
+        self._drawn = len(self._lines)
+
+    def finish(self) -> None:
+        """The last state of all lines stays."""
+        with self._lock:
+            if self._live and self._lines:
+                self._draw()
+
+
+def _bar(done: int, total: int, width: int = 30) -> str:
+    filled = min(width, width * done // total)
+    return f"[{'=' * filled}{'>' if filled < width else ''}{' ' * (width - filled - 1)}]  {size(done)}/{size(total)}"
+
+
+def pull(arguments: Arguments, places: Places) -> int:
+    name = arguments.words[0]
+    store = store_of(places)
+    try:
+        quiet = arguments.flag("quiet")
+        image_id = fetch(store, name, arguments.text("platform"), quiet=quiet)
+        image = store.find(image_id)
+        if image is None or quiet:
+            print(image_id)
+            return 0
+        digest = next((d.rpartition("@")[2] for d in image.digests), "")
+        if digest:
+            print(f"Digest: {digest}")
+        print(f"Status: Image is here for {name}")
+        print(next(iter(image.tags), image.id))
+    except ImageError as e:
+        raise HandError(f"cannot pull {name}: {e}") from None
+    finally:
+        store.close()
+    return 0
+
+
+def push(arguments: Arguments, places: Places) -> int:
+    name = arguments.words[0]
+    store = store_of(places)
+    bars = Bars(sys.stdout) if not arguments.flag("quiet") else None
+    try:
+        digest = store.push(name, progress=bars.show if bars else None)
+    except ImageError as e:
+        raise HandError(f"cannot push {name}: {e}") from None
+    finally:
+        if bars:
+            bars.finish()
+        store.close()
+    print(f"{name.rpartition(':')[2]}: digest: {digest}" if bars else digest)
+    return 0
+
+
+def images(arguments: Arguments, places: Places) -> int:
+    store = store_of(places)
+    now = time.time()
+    rows: list[dict[str, object]] = []
+    for image in store.list():
+        rows += _rows_of(image, now, arguments, bare=arguments.flag("all"))
+    store.close()
+    if arguments.words:
+        rows = [row for row in rows if _matches(row, arguments.words[0])]
+    if arguments.flag("quiet"):
+        for image_id in dict.fromkeys(str(row["ID"]) for row in rows):
+            print(image_id)
+        return 0
+    columns = [("REPOSITORY", "Repository"), ("TAG", "Tag")]
+    columns += [("DIGEST", "Digest")] if arguments.flag("digests") else []
+    columns += [("IMAGE ID", "ID"), ("CREATED", "CreatedSince"), ("SIZE", "Size")]
+    print_rows(rows, columns, arguments.text("format"))
+    return 0
+
+
+def _matches(row: dict[str, object], wanted: str) -> bool:
+    repository, _, tag = wanted.partition(":")
+    return row["Repository"] in (repository, f"docker.io/library/{repository}") and tag in ("", row["Tag"])
+
+
+def familiar(name: str) -> str:
+    """docker.io/library/alpine is alpine to people."""
+    return name.removeprefix("docker.io/library/").removeprefix("docker.io/")
+
+
+def _rows_of(image: Image, now: float, arguments: Arguments, *, bare: bool) -> list[dict[str, object]]:
+    names = [tag.rpartition(":") for tag in image.tags] or (
+        [("<none>", "", "<none>")] if bare or not image.tags else []
+    )
+    shown = image.id if arguments.flag("no-trunc") else short_id(image.id)
+    digest = next((d.rpartition("@")[2] for d in image.digests), "<none>")
+    return [
+        {
+            "Repository": familiar(repository),
+            "Tag": tag,
+            "Digest": digest,
+            "ID": shown,
+            "CreatedSince": f"{age(now - image.created_at)} ago" if image.created_at > 0 else "N/A",
+            "CreatedAt": time.strftime("%Y-%m-%d %H:%M:%S +0000 UTC", time.gmtime(max(0, image.created_at))),
+            "Size": size(image.unpacked_size or image.size),
+        }
+        for repository, _, tag in names
+    ]
+
+
+def _find(store: ImageStore, name: str) -> Image:
+    try:
+        image = store.find(name)
+    except ImageError as e:
+        raise HandError(str(e)) from None
+    if image is None:
+        known = [familiar(tag) for i in store.list() for tag in (*i.tags, *(t.rpartition(":")[0] for t in i.tags))]
+        raise HandError(f"no such image: {name}", hint=suggestion(name, known) or f"ketch pull {name}")
+    return image
+
+
+def remove(arguments: Arguments, places: Places) -> int:
+    from cri.hand import look
+
+    store = store_of(places)
+    used: dict[str, list[str]] = {}
+    for container in look.containers(places):
+        used.setdefault(str(container.record.get("image_id", "")), []).append(container.name)
+    try:
+        for name in arguments.words:
+            image = _find(store, name)
+            by_id = image.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:"))
+            last = len(image.tags) <= 1 or by_id
+            if last and image.id in used and not arguments.flag("force"):
+                who = " ".join(used[image.id])
+                raise HandError(f"image {name} is in use by {who}", hint=f"ketch rm -f {who}, or rmi -f")
+            if last:
+                for tag in image.tags:
+                    print(f"Untagged: {familiar(tag)}")
+                store.remove(image.id, force=arguments.flag("force"))
+                print(f"Deleted: {image.id}")
+            else:
+                store.untag(name)
+                print(f"Untagged: {name}")
+    except InUse as e:
+        raise HandError(str(e)) from None
+    finally:
+        store.close()
+    return 0
+
+
+def tag(arguments: Arguments, places: Places) -> int:
+    store = store_of(places)
+    try:
+        store.tag(_find(store, arguments.words[0]).id, arguments.words[1])
+    except ImageError as e:
+        raise HandError(str(e)) from None
+    finally:
+        store.close()
+    return 0
+
+
+def history(arguments: Arguments, places: Places) -> int:
+    store = store_of(places)
+    image = _find(store, arguments.words[0])
+    rows: list[dict[str, object]] = []
+    for index, step in enumerate(store.history(image.id)):
+        made = str(step.get("created_by", ""))
+        rows.append(
+            {
+                "ID": short_id(image.id) if index == 0 else "<missing>",
+                "CreatedSince": str(step.get("created", "")),
+                "CreatedBy": made if arguments.flag("no-trunc") or len(made) <= 45 else made[:44] + "…",
+                "Size": size(float(str(step.get("size", 0) or 0))),
+                "Comment": str(step.get("comment", "")),
+            }
+        )
+    store.close()
+    if arguments.flag("quiet"):
+        for row in rows:
+            print(row["ID"])
+        return 0
+    columns = [
+        ("IMAGE", "ID"),
+        ("CREATED", "CreatedSince"),
+        ("CREATED BY", "CreatedBy"),
+        ("SIZE", "Size"),
+        ("COMMENT", "Comment"),
+    ]
+    print_rows(rows, columns, arguments.text("format"))
+    return 0
+
+
+def save(arguments: Arguments, places: Places) -> int:
+    target = arguments.text("output")
+    if not target and sys.stdout.isatty():
+        raise UsageError("save: an archive on a terminal helps nobody", hint="-o FILE, or redirect the output")
+    store = store_of(places)
+    try:
+        for name in arguments.words:
+            _find(store, name)
+        with TemporaryDirectory(prefix="ketch-save-") as folder:
+            path = target or f"{folder}/archive.tar"
+            store.export(arguments.words, path, form="docker-archive")
+            if not target:
+                _pour(path)
+    except ImageError as e:
+        raise HandError(str(e)) from None
+    finally:
+        store.close()
+    return 0
+
+
+def _pour(path: str) -> None:
+    sys.stdout.flush()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(1, view) :]
+
+
+def load(arguments: Arguments, places: Places) -> int:
+    source = arguments.text("input")
+    if not source and sys.stdin.isatty():
+        raise UsageError("load: no archive on stdin", hint="-i FILE, or redirect the input")
+    store = store_of(places)
+    try:
+        with TemporaryDirectory(prefix="ketch-load-") as folder:
+            if not source:
+                source = f"{folder}/archive.tar"
+                with open(source, "wb") as file:
+                    while chunk := sys.stdin.buffer.read(1 << 20):
+                        file.write(chunk)
+            for image_id in store.import_(source):
+                image = store.find(image_id)
+                names = image.tags if image else ()
+                for name in names or (image_id,):
+                    print(f"Loaded image: {familiar(name)}")
+    except (ImageError, OSError) as e:
+        raise HandError(f"cannot load {source}: {e}") from None
+    finally:
+        store.close()
+    return 0
+
+
+def import_(arguments: Arguments, places: Places) -> int:
+    """A folder, or a tar archive of a root file system, as an image of one layer."""
+    source = arguments.words[0]
+    name = arguments.words[1] if len(arguments.words) > 1 else f"imported-{os.urandom(4).hex()}"
+    config = _changes(arguments.many("change"))
+    store = store_of(places)
+    try:
+        if os.path.isdir(source):
+            print(store.build_from_directory(source, name, config=config))
+            return 0
+        with TemporaryDirectory(prefix="ketch-import-") as folder:
+            _untar(source, folder)
+            print(store.build_from_directory(folder, name, config=config))
+    except (ImageError, OSError) as e:
+        raise HandError(f"cannot import {source}: {e}") from None
+    finally:
+        store.close()
+    return 0
+
+
+def _untar(source: str, folder: str) -> None:
+    import tarfile
+
+    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|*") if source == "-" else tarfile.open(source) as archive:
+        archive.extractall(folder, filter="tar")
+
+
+def _changes(texts: list[str]) -> Mapping[str, object]:
+    import json
+
+    config: dict[str, object] = {}
+    for text in texts:
+        word, _, rest = text.strip().partition(" ")
+        value = rest.strip()
+        key = {"CMD": "Cmd", "ENTRYPOINT": "Entrypoint", "USER": "User", "WORKDIR": "WorkingDir", "ENV": "Env"}.get(
+            word.upper()
+        )
+        if key is None or not value:
+            raise UsageError(
+                f"--change: {text!r} is not known", hint="CMD, ENTRYPOINT, ENV, USER or WORKDIR and a value"
+            )
+        if key in ("Cmd", "Entrypoint"):
+            config[key] = json.loads(value) if value.startswith("[") else ["/bin/sh", "-c", value]
+        elif key == "Env":
+            have = config.setdefault("Env", [])
+            assert isinstance(have, list)
+            have.append(value if "=" in value.split(" ")[0] else value.replace(" ", "=", 1))
+        else:
+            config[key] = value
+    return config
+
+
+def local(arguments: Arguments, places: Places) -> int:
+    """busybox of this machine, when there is no network to pull anything from."""
+    store = store_of(places)
+    try:
+        name = arguments.words[0] if arguments.words else "busybox"
+        print(store.build_busybox(name if ":" in name.rpartition("/")[2] else f"{name}:latest"))
+    except (ImageError, OSError) as e:
+        raise HandError(f"cannot make an image of busybox: {e}", hint="apt install busybox-static") from None
+    finally:
+        store.close()
+    return 0
+
+
+def prune(arguments: Arguments, places: Places) -> int:
+    from cri.hand import look
+
+    used = {str(c.record.get("image_id", "")) for c in look.containers(places, all_owners=True)}
+    store = store_of(places)
+    for image in store.list():
+        if image.id not in used and not image.pinned and (arguments.flag("all") or not image.tags):
+            store.remove(image.id)
+            print(f"Deleted: {image.id}")
+    store.collect()
+    store.close()
+    return 0

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine as one command needs it: only the records that matter are loaded, nothing is watched, no gRPC.
+
+ketch-cri loads everything and settles it at its start. Here many short commands run at once, and one must not settle
+what another is just making: whoever makes something holds the lock `making/ID`, and what is half made without a maker
+is taken down.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from cri.config import Config
+from cri.engine import container as engine_container
+from cri.engine import node, sandbox
+from cri.engine.book import Ended
+from cri.engine.cgroups import Cgroups
+from cri.engine.context import Context
+from cri.engine.pod_network import PodNetwork
+from cri.engine.records import ContainerRecord, PodRecord, Records, boot_id
+from cri.engine.watch import Watch
+from cri.hand import look, notes
+from cri.hand.errors import HandError
+from cri.hand.places import Places
+from cri.images.store import ImageStore
+from runtime.keep import client as keep
+from runtime.linux import durable
+
+
+def config_of(places: Places, *, shm_bytes: int = 0) -> Config:
+    """The configuration with this door's own networks instead of the kubelet's."""
+    config = places.config
+    network = replace(config.network, conf_dir=places.networks, data_dir=f"{places.root}/cni")
+    runtime = replace(config.runtime, shm_bytes=shm_bytes) if shm_bytes else config.runtime
+    return replace(config, network=network, runtime=runtime)
+
+
+def need_root() -> None:
+    """Namespaces and mounts are root's."""
+    if os.geteuid() != 0:
+        raise HandError("this needs root", hint="sudo ketch ...", code=125)
+
+
+class Room:
+    """What a command works with; close() at the end."""
+
+    def __init__(self, places: Places, *, shm_bytes: int = 0, owner: str = notes.OWNER) -> None:
+        need_root()
+        self.places = places
+        config = config_of(places, shm_bytes=shm_bytes)
+        state = places.state
+        os.makedirs(f"{places.hand}/making", mode=0o711, exist_ok=True)
+        os.makedirs(places.root, mode=0o711, exist_ok=True)
+        seen = node.look(config)
+        self.context = Context(
+            config=config,
+            owner=owner,
+            boot_id=boot_id(),
+            node=seen,
+            keep=keep.Client(state),
+            images=open_store(config),
+            network=PodNetwork(config),
+            pods=Records(f"{state}/pods", "pod.json", PodRecord),
+            bundles=Records(f"{state}/bundles", "container.json", ContainerRecord),
+            cgroups=Cgroups(seen),
+            watch=Watch(lambda _: None),
+        )
+
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.watch.close()
+        self.context.images.close()
+
+    def load(self, seen: look.Seen) -> ContainerRecord:
+        """Put a container with its pod and its pod's other containers into the book."""
+        self.load_pod(str(seen.record["pod_id"]))
+        try:
+            return self.context.book.containers[seen.id]
+        except KeyError:
+            raise HandError(f"container {seen.name} was removed just now") from None
+
+    def load_pod(self, pod_id: str) -> PodRecord:
+        """Put a pod with its containers into the book, each with what is known of its end."""
+        book = self.context.book
+        record = self.context.pods.load(pod_id)
+        if record is None:
+            raise HandError(f"pod {pod_id[:12]} was removed just now")
+        book.pods[record.id] = record
+        book.members.setdefault(record.id, set())
+        for found in look.containers(self.places, all_owners=True):
+            if found.record["pod_id"] == pod_id and (loaded := self.context.bundles.load(found.id)) is not None:
+                book.load_container(loaded)
+                self._note_end(found)
+        pod: PodRecord = record
+        return pod
+
+    def _note_end(self, seen: look.Seen) -> None:
+        state = seen.state()
+        if state == "unknown":
+            self.context.book.end(seen.id, Ended(None, 0, detail="nobody saw how it ended"))
+        elif seen.exit() is not None:
+            engine_container.note_end(self.context, seen.id, self.context.keep.exit(seen.id))
+        elif seen.failure:
+            self.context.book.end(seen.id, Ended(128, int(seen.record.get("failed_at", 0)), detail=seen.failure))
+
+    @contextmanager
+    def making(self, identity: str) -> Iterator[None]:
+        """While the block runs, what it makes is nobody else's to tidy up."""
+        path = f"{self.places.hand}/making/{identity}"
+        with durable.lock(path):
+            try:
+                yield
+            finally:
+                durable.remove(path, durable=False)
+
+    def tidy(self) -> None:
+        """Take down what a killed command left half made, and finish what it left half removed."""
+        for record in look._records(f"{self.places.state}/pods", "pod.json"):
+            if record["owner"] != self.context.owner or record.get("phase", "making") != "making":
+                continue
+            identity = str(record["id"])
+            if look.is_locked(f"{self.places.hand}/making/{identity}"):
+                continue
+            pod = self.context.pods.load(identity)
+            if pod is not None:
+                self.context.book.pods[identity] = pod
+                sandbox.take_down(self.context, identity)
+                self.context.pods.forget(identity)
+
+
+def open_store(config: Config) -> ImageStore:
+    """The image store, shared with ketch-cri."""
+    return ImageStore(
+        f"{config.paths.root}/images", certs_d=config.images.certs_d, auth_files=config.images.auth_files or None
+    )
