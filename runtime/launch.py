@@ -160,6 +160,10 @@ def _between(plan: Plan, launch: init.Launch, child: handshake.ChildEnd, writing
     if launch.group is not None:
         launch.group.enter()
     context: Context = init.prepare(plan)
+    if "user" not in spaces.new:
+        # Before the init is born into a PID namespace that others are in. A new user namespace has none, and its files
+        # in /proc must stay the caller's until the ids are mapped.
+        syscalls.prctl(lib.PR_SET_DUMPABLE, 0)
     for kind in namespaces.FLAGS:
         fd = launch.host_namespaces.pop(kind, -1)
         if fd >= 0:

@@ -211,10 +211,9 @@ def _build(plan: Plan, context: Context, launch: Launch) -> None:
     for hook in plan.hooks.create_container:
         hooks.run(hook, context.hooks_state)
     run_steps((*plan.names, *plan.masks, plan.pivot), context)
-    for fd in (context.root, context.null):
-        if fd >= 0:
-            os.close(fd)
-    context.root = context.null = -1
+    os.close(context.root)
+    context.root = -1
+    context.let_go()
 
 
 def _open_console(plan: Plan, context: Context, launch: Launch) -> None:

@@ -4,7 +4,7 @@
 import os
 import stat
 
-from runtime.linux import beneath, syscalls
+from runtime.linux import beneath, mounts, syscalls
 from runtime.linux._core import lib
 
 TYPE_CHECKING = False
@@ -20,6 +20,24 @@ if TYPE_CHECKING:
         def warn(self, sentence: str) -> None: ...
 
 
+class Cover:
+    """One mount that covers many places. The kernel copies no detached tree, so the first place gets the tree itself
+    and the others copies of that."""
+
+    __slots__ = ("tree", "used")
+
+    def __init__(self, tree: "Tree") -> None:
+        self.tree = tree
+        self.used = False
+
+    def another(self) -> "Tree":
+        """A tree to attach; the caller closes it."""
+        if self.used:
+            return mounts.clone("", recursive=False, dirfd=self.tree.fd)
+        self.used = True
+        return mounts.Tree(os.dup(self.tree.fd))
+
+
 class Context:
     """The state of a child that applies its plan."""
 
@@ -31,7 +49,6 @@ class Context:
         "environ",
         "group_paths",
         "hooks_state",
-        "is_null_attached",
         "keep_fds",
         "masks",
         "null",
@@ -51,10 +68,9 @@ class Context:
         self.root = -1
         self.proc = -1
         self.trees: dict[object, Tree] = {}
-        self.masks: Tree | None = None
+        self.masks: Cover | None = None
         self.console = -1
-        self.null = -1
-        self.is_null_attached = False
+        self.null: Cover | None = None
         self.device_nodes: dict[str, int] = {}
         self.environ: Sequence[str] = ()
         self.group_paths: dict[str, str] = {}
@@ -63,16 +79,21 @@ class Context:
         self.shared_root = False
 
     def prepare(self) -> None:
-        """Hold a copy of the host's /dev/null, checked to be what its name says, for masks.
-
-        A detached copy: in a mount namespace that is made after this, the kernel refuses to copy the host's own mount.
-        """
+        """Hold the host's /dev/null, checked to be what its name says, for masks."""
+        # A copy: in a mount namespace made after this, the kernel refuses to copy the host's own mount.
         fd = syscalls.open_tree("/dev/null", lib.OPEN_TREE_CLONE | lib.AT_SYMLINK_NOFOLLOW)
         facts = os.fstat(fd)
         if not stat.S_ISCHR(facts.st_mode) or facts.st_rdev != os.makedev(1, 3):
             os.close(fd)
             raise ValueError("/dev/null of the host is not the null device")
-        self.null = fd
+        self.null = Cover(mounts.Tree(fd))
+
+    def let_go(self) -> None:
+        """Close what belongs to the host: a waiting init holds nothing of it."""
+        for cover in (self.null, self.masks):
+            if cover is not None:
+                cover.tree.close()
+        self.null = self.masks = None
 
     def warn(self, sentence: str) -> None:
         """Tell the parent something that the user should know but that stops nothing."""
@@ -101,8 +122,6 @@ class Context:
 
 def private_procfs() -> int:
     """A detached procfs; without the right to make one, the host's /proc, checked to be procfs and its root."""
-    from runtime.linux import mounts
-
     try:
         return mounts.make("proc").fd
     except syscalls.KernelError:

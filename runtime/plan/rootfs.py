@@ -11,6 +11,7 @@ from runtime.linux._core import lib
 from runtime.linux.frozen import Frozen
 from runtime.linux.steps import Step
 from runtime.plan import mount_options
+from runtime.plan.context import Cover
 from runtime.spec.model import Device
 
 TYPE_CHECKING = False
@@ -181,32 +182,20 @@ class MaskPath(Step):
             raise
         try:
             if stat.S_ISDIR(os.fstat(target).st_mode):
-                tree = self._empty_directory(context)
+                if context.masks is None:
+                    context.masks = Cover(self._empty_directory())
+                cover = context.masks
             else:
-                tree = self._null(context)
-            with tree:
+                assert context.null is not None
+                cover = context.null
+            with cover.another() as tree:
                 tree.attach("", target)
         finally:
             os.close(target)
 
-    def _null(self, context: Context) -> mounts.Tree:
-        """The prepared copy for the first file, copies of that, now attached, for the others: see _empty_directory."""
-        if not context.is_null_attached:
-            context.is_null_attached = True
-            return mounts.Tree(os.dup(context.null))
-        return mounts.clone("", recursive=False, dirfd=context.null)
-
-    def _empty_directory(self, context: Context) -> mounts.Tree:
-        """One tmpfs for all masked directories; the kernel refuses to copy a detached tree before it is attached."""
-        if context.masks is None:
-            context.masks = mounts.make(
-                "tmpfs",
-                [("mode", "755"), ("size", "0"), ("nr_inodes", "2")],
-                attributes=lib.MOUNT_ATTR_RDONLY,
-                source="tmpfs",
-            )
-            return mounts.Tree(os.dup(context.masks.fd))
-        return mounts.clone("", recursive=False, dirfd=context.masks.fd)
+    def _empty_directory(self) -> mounts.Tree:
+        options = [("mode", "755"), ("size", "0"), ("nr_inodes", "2")]
+        return mounts.make("tmpfs", options, attributes=lib.MOUNT_ATTR_RDONLY, source="tmpfs")
 
 
 class ReadonlyPath(Step):
