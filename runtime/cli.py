@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`ketch-runtime`: the command line, with runc's commands and flags, read by a table (argparse costs 16 ms)."""
 
+import gc
 import os
 import sys
 
@@ -295,6 +296,8 @@ def _similar(name: str, known: "dict[str, str] | dict[str, Command]") -> str:
 
 def main(argv: "list[str] | None" = None) -> int:
     """Run one command."""
+    # A command lives for milliseconds: to look for garbage costs more than to leave it to the kernel.
+    gc.disable()
     words = sys.argv[1:] if argv is None else argv
     settings = Options("")
     try:

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # signal imports enum, 3 ms
 import os
-import signal
 
 from runtime import create, remove
 from runtime.commands import life

@@ -109,6 +109,27 @@ def reserve(root: str, container_id: str) -> str:
     return directory
 
 
+def forget(directory: str) -> None:
+    """Remove the directory and what is in it; a second time is a no-op."""
+    try:
+        for name in os.listdir(directory):
+            try:
+                os.unlink(f"{directory}/{name}")
+            except FileNotFoundError:
+                continue
+            except OSError:
+                _remove_tree(f"{directory}/{name}")
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return
+
+
+def _remove_tree(path: str) -> None:
+    from runtime.linux import beneath
+
+    beneath.remove_tree(path)
+
+
 def lock(directory: str, *, wait: bool = True) -> durable.Locked:
     """Serialise commands on one container."""
     return durable.lock(directory, create=False, wait=wait)

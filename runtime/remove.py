@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from runtime import record
-from runtime.linux import beneath, cgroup
+from runtime.linux import cgroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def remove(entry: Record, *, run_hooks: bool) -> None:
         cgroup.remove_if_empty(list(reversed(entry.cgroup_made)))
     if run_hooks:
         _poststop(entry)
-    beneath.remove_tree(entry.directory)
+    record.forget(entry.directory)
 
 
 def _poststop(entry: Record) -> None:

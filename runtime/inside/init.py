@@ -12,7 +12,7 @@ import os
 import sys
 
 from runtime import hooks
-from runtime.inside import console, execute, handshake
+from runtime.inside import execute, handshake
 from runtime.linux import namespaces, syscalls
 from runtime.linux._core import lib
 from runtime.linux.steps import StepFailed
@@ -67,7 +67,7 @@ class Launch:
         self.notify: tuple[str, str] | None = None
 
 
-def seal() -> None:
+def seal(*, terminal: bool) -> None:
     """From here on nothing is imported: what a lookup would find could be the container's.
 
     What steps import late is imported now, where `sys.path` still means us.
@@ -75,6 +75,9 @@ def seal() -> None:
     import fcntl
     import select
     import time
+
+    if terminal:
+        pass
 
     del fcntl, select, time
     sys.path.clear()
@@ -117,7 +120,9 @@ def guard(channel: ChildEnd, body: Callable[[], None]) -> NoReturn:
 
 
 def _run(plan: Plan, channel: ChildEnd, launch: Launch, context: Context | None) -> None:
-    seal()
+    for step in (plan.bind_root, *plan.mounts, *plan.furnish, *plan.names, *plan.confinement):
+        step.load()
+    seal(terminal=plan.config.process is not None and plan.config.process.terminal)
     for fd in launch.foreign:
         os.close(fd)  # a lock of the parent's that we must not keep
     _enter(plan, channel, launch)
@@ -217,6 +222,7 @@ def _build(plan: Plan, context: Context, launch: Launch) -> None:
 
 
 def _open_console(plan: Plan, context: Context, launch: Launch) -> None:
+    from runtime.inside import console
     from runtime.linux import fdpass
 
     process = plan.config.process
@@ -282,6 +288,8 @@ def _start(plan: Plan, context: Context, launch: Launch, path: str, answer: Chil
         for target, fd in enumerate(launch.stdio):
             os.dup2(fd, target, inheritable=True)
     if context.console >= 0:
+        from runtime.inside import console
+
         console.become_controlling(context.console, uid)
     elif uid:
         own_stdio(uid)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-from runtime.inside import console, execute, init
+from runtime.inside import execute, init
 from runtime.linux import fdpass, syscalls
 from runtime.linux._core import lib
 from runtime.linux.frozen import Frozen
@@ -47,7 +47,9 @@ def middle(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, pidfd: int, w
 
 
 def _middle(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, pidfd: int, writing: int) -> None:
-    init.seal()
+    for step in plan.confinement:
+        step.load()
+    init.seal(terminal=plan.process.terminal)
     for fd in launch.foreign:
         os.close(fd)
     syscalls.prctl(lib.PR_SET_DUMPABLE, 0)
@@ -94,6 +96,8 @@ def _join(plan: JoinPlan, channel: ChildEnd, launch: init.Launch) -> None:
         for target, fd in enumerate(launch.stdio):
             os.dup2(fd, target, inheritable=True)
     if context.console >= 0:
+        from runtime.inside import console
+
         console.become_controlling(context.console, process.uid)
     elif process.uid:
         init.own_stdio(process.uid)
@@ -105,6 +109,8 @@ def _join(plan: JoinPlan, channel: ChildEnd, launch: init.Launch) -> None:
 
 
 def _open_console(process: Process, context: Context, launch: init.Launch) -> None:
+    from runtime.inside import console
+
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     master, slave = console.allocate(root)
     os.close(root)

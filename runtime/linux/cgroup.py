@@ -4,8 +4,7 @@
 import errno
 import os
 
-from runtime.linux import syscalls
-from runtime.linux._core import lib
+from runtime.linux.kernel_error import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +43,14 @@ class Layout:
         return os.path.dirname(own) if self.v2 else own
 
 
+# From <linux/magic.h>; named here because deleting a group needs neither them nor the system calls' module.
+CGROUP_SUPER_MAGIC = 0x27E0EB
+CGROUP2_SUPER_MAGIC = 0x63677270
+
+
 def _magic(path: str) -> int:
+    from runtime.linux import syscalls
+
     try:
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -71,14 +77,14 @@ def read_own(pid: int | str = "self") -> dict[str, str]:
 def layout(mounted_at: str = MOUNTED_AT) -> Layout:
     """Find the hierarchies. Looks at the usual places first: reading mountinfo costs a millisecond per 500 mounts."""
     own = read_own()
-    if _magic(mounted_at) == lib.CGROUP2_SUPER_MAGIC:
+    if _magic(mounted_at) == CGROUP2_SUPER_MAGIC:
         return Layout({UNIFIED: mounted_at}, own)
     mounts = {}
     for name in own:
         plain = name.removeprefix("name=")
         place = f"{mounted_at}/{plain}"
         magic = _magic(place)
-        if magic in (lib.CGROUP_SUPER_MAGIC, lib.CGROUP2_SUPER_MAGIC):
+        if magic in (CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC):
             mounts[name] = os.path.realpath(place)
     if not mounts:
         mounts = _from_mountinfo()
@@ -104,11 +110,11 @@ def write(path: str, value: str) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise syscalls.KernelError(error.errno or 0, "open", (path,)) from None
+        raise KernelError(error.errno or 0, "open", (path,)) from None
     try:
         os.write(fd, value.encode())
     except OSError as error:
-        raise syscalls.KernelError(error.errno or 0, "write", (path, value)) from None
+        raise KernelError(error.errno or 0, "write", (path, value)) from None
     finally:
         os.close(fd)
 
@@ -167,9 +173,7 @@ class Group:
         """Write a control file of this group."""
         directory = self.directory(controller)
         if directory is None:
-            raise syscalls.KernelError(
-                errno.ENOENT, "write", (f"{controller}:{file}", value), "no such cgroup controller"
-            )
+            raise KernelError(errno.ENOENT, "write", (f"{controller}:{file}", value), "no such cgroup controller")
         write(f"{directory}/{file}", value)
 
     def read(self, controller: str, file: str) -> str | None:
@@ -244,12 +248,12 @@ class Group:
             _pause(attempt)
         if frozen:
             write(path, "THAWED")
-        raise syscalls.KernelError(errno.EBUSY, "freeze", (self.paths["freezer"],))
+        raise KernelError(errno.EBUSY, "freeze", (self.paths["freezer"],))
 
     def _freeze_unified(self, *, frozen: bool) -> None:
         path = self.paths.get(UNIFIED)
         if path is None:
-            raise syscalls.KernelError(errno.ENOENT, "freeze", (), "no freezer controller and no cgroup2 mount")
+            raise KernelError(errno.ENOENT, "freeze", (), "no freezer controller and no cgroup2 mount")
         write(f"{path}/cgroup.freeze", "1" if frozen else "0")
         _wait_for_event(path, "frozen", "1" if frozen else "0")
 
@@ -309,7 +313,7 @@ class Group:
                 self.thaw()  # a frozen v1 task takes no signal
             _wait_for_exit(left, 0.5)
             if time.monotonic() > deadline:
-                raise syscalls.KernelError(
+                raise KernelError(
                     errno.EBUSY,
                     "kill",
                     (self._watched(),),
@@ -332,14 +336,14 @@ def remove_directory(path: str) -> None:
             return
         except OSError as error:
             if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
-                raise syscalls.KernelError(error.errno or 0, "rmdir", (path,)) from None
+                raise KernelError(error.errno or 0, "rmdir", (path,)) from None
         for name in _groups_in(path):
             remove_directory(f"{path}/{name}")
         left = _processes_in(path)
         if left and attempt > 100:
-            raise syscalls.KernelError(errno.EBUSY, "rmdir", (path,), f"processes {left[:5]} are still in the group")
+            raise KernelError(errno.EBUSY, "rmdir", (path,), f"processes {left[:5]} are still in the group")
         _pause(attempt)
-    raise syscalls.KernelError(errno.EBUSY, "rmdir", (path,))
+    raise KernelError(errno.EBUSY, "rmdir", (path,))
 
 
 def remove_if_empty(paths: "Iterable[str]") -> None:
@@ -388,7 +392,7 @@ def _make_directories(mount: str, path: str, *, cpuset: bool, v2: bool) -> list[
         except FileExistsError:
             pass
         except OSError as error:
-            raise syscalls.KernelError(error.errno or 0, "mkdir", (here,)) from None
+            raise KernelError(error.errno or 0, "mkdir", (here,)) from None
         if cpuset:
             for file in ("cpuset.cpus", "cpuset.mems"):
                 if not read(f"{here}/{file}"):
@@ -432,7 +436,7 @@ def _wait_for_event(path: str, key: str, value: str, seconds: float = 10.0) -> N
         while f"{key} {value}" not in os.pread(fd, 4096, 0).decode():
             left = deadline - time.monotonic()
             if left <= 0:
-                raise syscalls.KernelError(errno.ETIMEDOUT, "wait", (f"{path}/cgroup.events", f"{key} {value}"))
+                raise KernelError(errno.ETIMEDOUT, "wait", (f"{path}/cgroup.events", f"{key} {value}"))
             poller.poll(left * 1000)
     finally:
         os.close(fd)
@@ -441,6 +445,8 @@ def _wait_for_event(path: str, key: str, value: str, seconds: float = 10.0) -> N
 def _wait_for_exit(pids: "Iterable[int]", seconds: float) -> None:
     """Wait until one at least of these processes has ended, or the time is up."""
     import select
+
+    from runtime.linux import syscalls
 
     poller = select.poll()
     fds = []

@@ -4,8 +4,6 @@
 import errno
 import os
 
-from runtime.linux import syscalls
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +48,7 @@ def is_alive(pid: int, started: int) -> bool:
 def open_pidfd(pid: int, started: int) -> int | None:
     """A pidfd of exactly this process; None when it is gone."""
     try:
-        fd = syscalls.pidfd_open(pid)
+        fd = os.pidfd_open(pid)
     except OSError as error:
         if error.errno == errno.ESRCH:
             return None
@@ -67,6 +65,8 @@ def signal(pid: int, started: int, number: int) -> bool:
     fd = open_pidfd(pid, started)
     if fd is None:
         return False
+    from runtime.linux import syscalls
+
     try:
         syscalls.pidfd_send_signal(fd, number)
     except OSError as error:

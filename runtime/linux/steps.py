@@ -16,6 +16,9 @@ class Step:
         """What apply() does, as one line for people."""
         raise NotImplementedError
 
+    def load(self) -> None:
+        """Import what apply() needs late: after this nothing can be imported any more."""
+
     def apply(self, context: "Any") -> None:
         """Do it. The context is what earlier steps left behind (descriptors, mostly)."""
         raise NotImplementedError

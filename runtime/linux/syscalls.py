@@ -5,69 +5,16 @@ import errno
 import os
 
 from runtime.linux._core import ffi, lib
+from runtime.linux.kernel_error import KernelError as KernelError
+from runtime.linux.kernel_error import fail as fail
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
 
-    Argument = str | bytes | int | None
-
 NULL = ffi.NULL
 AT_FDCWD: int = lib.AT_FDCWD
-
-# What a call that the kernel lacks needs; looked at only when it failed with ENOSYS or EINVAL.
-BROUGHT_BY = {
-    "open_tree": "5.2",
-    "move_mount": "5.2",
-    "fsopen": "5.2",
-    "fsconfig": "5.2",
-    "fsmount": "5.2",
-    "fspick": "5.2",
-    "pidfd_open": "5.3",
-    "pidfd_send_signal": "5.1",
-    "clone3": "5.3",
-    "openat2": "5.6",
-    "pidfd_getfd": "5.6",
-    "close_range": "5.9",
-    "mount_setattr": "5.12",
-    "statmount": "6.8",
-    "listmount": "6.8",
-}
-
-
-class KernelError(OSError):
-    """A system call failed: `.call` and `.arguments` say which one, `.errno` why."""
-
-    def __init__(
-        self, number: int, call: str, arguments: "tuple[Argument, ...]" = (), reason: str | None = None
-    ) -> None:
-        super().__init__(number, reason or os.strerror(number))
-        self.call = call
-        self.arguments = arguments
-        self.reason = reason or os.strerror(number)
-
-    def __str__(self) -> str:
-        shown = ", ".join(_shown(argument) for argument in self.arguments if argument is not None)
-        return f"{self.call}({shown}): {self.reason}"
-
-    def __reduce__(self) -> "tuple[Any, ...]":
-        return (type(self), (self.errno, self.call, self.arguments, self.reason))
-
-
-def _shown(argument: "Argument") -> str:
-    if isinstance(argument, bytes):
-        argument = os.fsdecode(argument)
-    return repr(argument) if isinstance(argument, str) else str(argument)
-
-
-def fail(number: int, call: str, *arguments: "Argument") -> "NoReturn":
-    """Raise the KernelError of -errno `number`; ENOSYS names the kernel that brings the call."""
-    number = -number
-    reason = None
-    if number == errno.ENOSYS and call in BROUGHT_BY:
-        reason = f"this kernel lacks {call} (Linux {BROUGHT_BY[call]} brings it)"
-    raise KernelError(number, call, arguments, reason)
 
 
 def _text(value: "str | bytes | None") -> "Any":

@@ -69,6 +69,9 @@ class Label(Step):
     def describe(self) -> str:
         return f"confine by {self.kind} as {self.label}"
 
+    def load(self) -> None:
+        import runtime.linux.labels  # noqa: F401
+
     def apply(self, context: Context) -> None:
         from runtime.linux import labels
 

@@ -143,6 +143,10 @@ class MountStep(Step):
         """Whether prepare() must run with the rights and the mounts of the host."""
         return False
 
+    def load(self) -> None:
+        if self.options.copy_up:
+            import runtime.linux.copy_up  # noqa: F401
+
     def prepare(self, context: Context) -> None:
         """Open what the host has and the container will not."""
 
@@ -200,6 +204,10 @@ class BindMount(MountStep):
         super().__init__(destination, options)
         self.source = source
         self.idmap = idmap
+
+    def load(self) -> None:
+        if self.idmap is not None:
+            import runtime.linux.idmap  # noqa: F401
 
     def describe(self) -> str:
         mapped = ", ids mapped" if self.idmap else ""

@@ -49,6 +49,10 @@ class BindRoot(Step):
         self.path = path
         self.propagation = propagation
 
+    def load(self) -> None:
+        if self.propagation in ("shared", "rshared"):
+            import runtime.linux.mountinfo  # noqa: F401
+
     def describe(self) -> str:
         return f"use {self.path} as the root file system ({self.propagation or 'rslave'})"
 
@@ -74,7 +78,9 @@ class BindRoot(Step):
                 mounts.set_propagation(holder.point, lib.MS_PRIVATE, recursive=False)
         tree = context.trees.pop(self)
         syscalls.mount_setattr(tree.fd, propagation=lib.MS_PRIVATE if context.shared_root else lib.MS_SLAVE)
-        tree.attach(self.path)
+        target = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        tree.attach("", target)
+        os.close(target)
         context.root = tree.fd
 
 
