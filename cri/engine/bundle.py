@@ -135,7 +135,7 @@ def mount_rootfs(context: Context, pod: PodRecord, record: ContainerRecord, targ
     uids, gids = id_mappings(pod)
     rootfs = context.images.prepare_rootfs(record.image_id, record.id, uid_mappings=uids, gid_mappings=gids)
     os.mkdir(target, 0o755)
-    rootfs.mount(target)
+    rootfs.mount(target, pod.pins.get("user", ""))
     return os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
@@ -202,7 +202,7 @@ def image_mount(context: Context, pod: PodRecord, mount: MountRequest, key: str,
         image.id, key, sub_path=mount.image_sub_path, uid_mappings=uids, gid_mappings=gids
     )
     os.mkdir(target, 0o755)
-    prepared.mount(target)
+    prepared.mount(target, pod.pins.get("user", ""))
     return target, image.id
 
 

@@ -260,9 +260,13 @@ class Pivot(Step):
         if self.no_pivot:
             self._move(context)
         else:
+            old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if context.shared_root else -1
             syscalls.pivot_root(".", ".")
-            if context.shared_root:
+            if old >= 0:
                 # The old root's mounts are still peers of the host's: to unmount them here would unmount them there.
+                # "." would name the new root: mount(2), unlike umount2(2), does not look for what lies on top of it.
+                os.fchdir(old)
+                os.close(old)
                 syscalls.mount(None, ".", None, lib.MS_SLAVE | lib.MS_REC)
             # The old root lies on top of the new one now: "." is it, and away it goes with all beneath.
             syscalls.umount(".", lib.MNT_DETACH)
