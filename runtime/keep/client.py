@@ -17,6 +17,7 @@ from typing import Any, Self
 from runtime.keep import places, wire
 from runtime.keep.bring_up import bring_up
 from runtime.linux import processes
+from runtime.version import VERSION
 
 
 # KeepError
@@ -270,7 +271,9 @@ def connect(state_dir: str, *, start: bool = True) -> "Client":
     """A client of the spawner in `state_dir`; with `start` one is started when none answers (or an older version is
     there, which then takes no new work and stays until its last keeper is gone)."""
     client = Client(state_dir, start=start)
-    client.ping()
+    found = client.ping()
+    if start and found["release"] != VERSION:
+        client.replace_spawner()
     return client
 
 
@@ -297,6 +300,11 @@ class Client:
             connection.send({"op": "shutdown", "force": force})
             _checked(connection.receive(None))
             connection.receive(None)  # until it is gone: the end of the connection
+
+    def replace_spawner(self) -> None:
+        """Start a spawner of our own release. The one that is there takes no new work, and stays for its keepers."""
+        self._ask_spawner({"op": "yield"})
+        bring_up(self.state_dir)
 
     def events(self) -> Iterator[ExitEvent]:
         """Exits as they are written, for ever; starts with, and after a lost spawner yields, an event without id."""

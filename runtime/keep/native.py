@@ -5,7 +5,17 @@ from typing import Any
 
 from runtime import create, joining, remove
 from runtime.errors import RuntimeFailure
-from runtime.linux import fdpass
+from runtime.linux import cgroup, fdpass
+
+
+def warm_up() -> None:
+    """In the spawner: load what create and join load late, and look once at what stays as it is."""
+    import _blake2  # noqa: F401 (hashlib's part that names a cached filter)
+
+    import runtime.net_devices
+    import runtime.seccomp_filter  # noqa: F401
+
+    cgroup.remember_layout()
 
 
 class Maker:

@@ -242,6 +242,8 @@ def _become_reaper(empty: str, binary: int) -> None:
     syscalls.prctl(lib.PR_SET_NO_NEW_PRIVS, 1)
     syscalls.capset(0, 0, 0)
     syscalls.reset_signals()
+    # What PID 1 has no handler for is dropped, but not what it blocks: a signal that comes before its first line waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGCHLD])
     for fd in (0, 1, 2):
         os.close(fd)
     syscalls.execveat(binary, "", ["ketch-pod"], [])

@@ -14,13 +14,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from runtime.keep import birth, exec_keeper, keeper, pins, places, wire
+from runtime.keep import birth, exec_keeper, keeper, native, oom_score, pins, places, wire
 from runtime.keep.loop import READ, Loop
 from runtime.linux import processes, syscalls
 from runtime.linux._core import lib
+from runtime.version import VERSION
 
 PER_KEEPER = 16
-_RELEASE = "0.1.0"  # a client of another release starts a new spawner
 
 
 class _Kept:
@@ -78,6 +78,7 @@ class Spawner:
         assert self._listener is not None
         self.loop.watch(self._listener.fileno(), READ, self._accept)
         self._find_left_behind()
+        native.warm_up()
         gc.collect()
         gc.freeze()
         self.loop.run()
@@ -120,7 +121,7 @@ class Spawner:
 
     def _ping(self, _: wire.Connection, __: dict[str, Any]) -> dict[str, Any]:
         keepers = {k.name: sorted(k.containers) for k in self._keepers.values()}
-        return {"pid": os.getpid(), "version": wire.VERSION, "release": _RELEASE, "keepers": keepers}
+        return {"pid": os.getpid(), "version": wire.VERSION, "release": VERSION, "keepers": keepers}
 
     def _events(self, connection: wire.Connection, _message: dict[str, Any]) -> None:
         self._subscribers.append(connection)
@@ -168,10 +169,11 @@ class Spawner:
 
     def _forget(self, connection: wire.Connection, message: dict[str, Any]) -> dict[str, Any] | None:
         identity = message["id"]
-        if identity in self._kept and not os.path.exists(places.exit_file(self.state_dir, identity)):
+        if not os.path.exists(places.exit_file(self.state_dir, identity)):
             record = places.read_json(places.kept_file(self.state_dir, identity)) or {"pid": 0}
             if record["pid"] and processes.is_alive(record["pid"], record["start_time"]):
                 raise keeper.Refusal(f"cannot forget container {identity}: it has not ended")
+        if identity in self._kept and not os.path.exists(places.exit_file(self.state_dir, identity)):
             # It is being started, or its end is being written down: a matter of moments.
             self._forgetting.append((identity, connection))
             return None
@@ -417,6 +419,7 @@ def main(argv: list[str] | None = None) -> int:
     if os.fork():
         return 0  # whoever started us waits for this; the spawner is nobody's zombie
     birth.rename("ketch-spawner")
+    oom_score.protect()
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)

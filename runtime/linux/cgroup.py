@@ -74,8 +74,18 @@ def read_own(pid: int | str = "self") -> dict[str, str]:
     return own
 
 
+_remembered: "list[Layout]" = []
+
+
+def remember_layout() -> None:
+    """For a process that makes many containers: look for the hierarchies once, 90 system calls less each time."""
+    _remembered[:] = [layout()]
+
+
 def layout(mounted_at: str = MOUNTED_AT) -> Layout:
     """Find the hierarchies. Looks at the usual places first: reading mountinfo costs a millisecond per 500 mounts."""
+    if _remembered and mounted_at == MOUNTED_AT:
+        return _remembered[0]
     own = read_own()
     if _magic(mounted_at) == CGROUP2_SUPER_MAGIC:
         return Layout({UNIFIED: mounted_at}, own)

@@ -188,3 +188,19 @@ def test_a_killed_client_ends_no_container_and_holds_nothing(node: Node) -> None
 
 
 _NOBODY = keep.Kept("", 0, 0, "", "", False, False)
+
+
+def test_a_newer_release_replaces_the_spawner_and_touches_no_container(node: Node) -> None:
+    node.start("old", "sh", request={"stdin": True, "stdin_once": True})
+    before = node.spawner_pid()
+    node.client.replace_spawner()
+    after = node.spawner_pid()
+    assert before != after
+    node.start("new", "true")
+    assert node.client.wait("new", 10).exit_code == 0  # type: ignore[union-attr]
+    with pytest.raises(keep.Refused, match="has not ended"):
+        node.client.forget("old")
+    with node.client.attach("old", stdin=True) as session:
+        os.write(session.stdin, b"exit 3\n")
+        assert session.wait(10) == 3
+    wait_until(lambda: not os.path.exists(f"/proc/{before}"))
