@@ -477,7 +477,7 @@ PODS = (
             TTY,
             Option("--detach-keys", "the keys that leave it running", value="KEYS", default="ctrl-p,ctrl-q"),
         ),
-        rest=1,
+        rest=2,
         complete="pod",
     ),
     Command(

@@ -44,6 +44,8 @@ MASKED = [
 ]
 READONLY = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger".split()  # noqa: SIM905
 
+PRIVATE_IDS = IdRange(0, 1 << 20, 65536)
+
 _PROPAGATION = {
     "": Propagation.PRIVATE,
     "private": Propagation.PRIVATE,
@@ -238,7 +240,7 @@ def user_namespace(arguments: Arguments, facts: Facts) -> UserNamespace:
         return UserNamespace()
     if wanted not in ("private", "auto"):
         raise options.wrong("--userns", wanted, "host or private")
-    line = facts.user_range or IdRange(0, 1 << 20, 65536)
+    line = facts.user_range or PRIVATE_IDS
     return UserNamespace(Mode.POD, (line,), (line,))
 
 

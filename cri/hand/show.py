@@ -340,7 +340,12 @@ def _anything(places: Places, word: str) -> dict[str, object]:
         return volume
     if word in (*networks.BUILT_IN, *networks.custom(places)):
         return networks.describe(places, word)
-    raise HandError(f"no such container, image, volume or network: {word}", hint=missing.hint)
+    from cri.hand import pods
+
+    try:
+        return pods.describe(places, look.pod(places, word))
+    except HandError:
+        raise HandError(f"no such container, image, volume, network or pod: {word}", hint=missing.hint) from None
 
 
 def _image(places: Places, word: str) -> dict[str, object] | None:
