@@ -63,7 +63,7 @@ def _take_over_the_timeout(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> object:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> object:
     if not _is_isolated(item) or needs.missing(item):
         return None
     from tests.support.isolation import run_isolated
@@ -73,6 +73,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> object:
     for report in run_isolated(item):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    # What an earlier test of this process has set up for the folder: the child tore down only its own copy.
+    item.session._setupstate.teardown_exact(nextitem)
     return True
 
 
