@@ -99,6 +99,13 @@ def image_spec(record: ContainerRecord) -> Any:
     )
 
 
+def named_image_spec(record: ContainerRecord) -> Any:
+    """As a person named it: a kubelet creates by id, and shows this name as the image of the running container."""
+    spec = image_spec(record)
+    spec.image = record.request.user_specified_image or record.request.image
+    return spec
+
+
 def container_item(record: ContainerRecord, state: State) -> Any:
     """A line of ListContainers."""
     return pb.Container(
@@ -168,7 +175,7 @@ def container_status(record: ContainerRecord, book: Book) -> Any:
         state=STATES[book.state(record)],
         created_at=record.created_at,
         started_at=record.started_at,
-        image=image_spec(record),
+        image=named_image_spec(record),
         image_ref=record.image_ref,
         image_id=record.image_id,
         labels=record.request.labels,

@@ -71,8 +71,20 @@ def traces(cluster: Cluster) -> dict[str, int]:
     return {what: int(machine.read("sh", "-c", question)) for what, question in questions.items()}
 
 
+def settled_traces(cluster: Cluster) -> dict[str, int]:
+    """The same, once what earlier tests deleted is gone."""
+    seen = [traces(cluster)]
+
+    def is_settled() -> bool:
+        seen.append(traces(cluster))
+        return len(seen) > 4 and seen[-4:] == seen[-1:] * 4
+
+    until(is_settled, "the node comes to rest", 30, every=0.5)
+    return seen[-1]
+
+
 def test_ac26_a_deleted_pod_leaves_nothing_on_the_node(cluster: Cluster, space: Space) -> None:
-    before = traces(cluster)
+    before = settled_traces(cluster)
     volumes = [{"name": "scratch", "emptyDir": {"medium": "Memory"}}]
     mounts = [{"name": "scratch", "mountPath": "/scratch"}]
     space.apply(pod("short-lived", web(volumeMounts=mounts), volumes=volumes))
@@ -81,7 +93,10 @@ def test_ac26_a_deleted_pod_leaves_nothing_on_the_node(cluster: Cluster, space: 
     assert "on port 8080" in space.logs("short-lived") or space.logs("short-lived")
     assert all(now > then for now, then in zip(traces(cluster).values(), before.values(), strict=True))
     space.remove("pod", "short-lived")
-    until(lambda: traces(cluster) == before, f"the node is as before: {before}", 30, every=0.5)
+    try:
+        until(lambda: traces(cluster) == before, "the node is as before", 30, every=0.5)
+    except TimeoutError:
+        assert traces(cluster) == before
 
 
 def test_ac27_containers_of_a_pod_share_one_network(space: Space) -> None:
