@@ -48,6 +48,7 @@ $(VENV)/ready: pyproject.toml
 build: setup $(VENV)/bin/ketch ## Compile the C parts; afterwards .venv/bin/{ketch,ketch-runtime,ketch-cri,ketch-cni} and build/cni/bin/* work
 	@$(VENV)/bin/python setup.py -q build_ext --inplace build_programs --inplace
 	@for name in ketch-runtime ketch-cri ketch-cni ketch-spawner; do ln -f $(VENV)/bin/ketch $(VENV)/bin/$$name; done
+	@$(VENV)/bin/python -m cni.cold >/dev/null
 	@mkdir -p build/cni/bin
 	@for plugin in $$($(VENV)/bin/python -c 'from cni.protocol import PLUGINS; print(*PLUGINS)'); do ln -sfn ../../../$(VENV)/bin/ketch-cni build/cni/bin/$$plugin; done
 

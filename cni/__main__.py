@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one program behind every plugin's name, and `ketch-cni` for people."""
 
+import gc
 import os
 import sys
 
-from . import protocol
+from . import cold
 
 
 def main(argv: list[str] | None = None) -> int:
     """Serve the plugin that we were called as; `ketch-cni` itself takes commands."""
     arguments = sys.argv if argv is None else argv
+    if argv is None:
+        cold.install()
+        gc.disable()  # a plugin lives for milliseconds; looking for cycles takes a tenth of them
+    from . import protocol
+
     name = os.path.basename(arguments[0]) if arguments else "ketch-cni"
     if name not in protocol.PLUGINS and len(arguments) > 1 and arguments[1] in protocol.PLUGINS:
         name = arguments[1]  # ketch-cni bridge: as if called by that name

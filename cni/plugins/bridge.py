@@ -14,7 +14,7 @@ from ..ipam import client as ipam
 from ..records import Records
 from ..results import IP, Interface, Result
 from ..wire import bridge as wire_bridge
-from ..wire import interface, masquerade, rules, spoof, veth
+from ..wire import interface, masquerade, rules, veth
 from ..wire.masquerade import Masquerade, Masquerading
 from ..wire.sandbox import Sandbox, open_if_there
 from ..wire.sysctl import forwarding
@@ -32,7 +32,7 @@ def add(call: Call) -> "dict[str, Any]":
     call = with_preset(call)
     config = Config(call)
     records = Records(call, "bridge")
-    with Sandbox(call.netns) as sandbox, Wiring(sandbox) as wiring:
+    with Sandbox(call.netns) as sandbox, Wiring(sandbox, in_process=call.in_process) as wiring:
         if sandbox.netlink.find_link(call.ifname) is not None:
             raise CniError(
                 CONFLICT, f"interface {call.ifname} in {call.netns} exists already", "DEL this attachment first"
@@ -53,7 +53,7 @@ def delete(call: Call) -> None:
     call = with_preset(call)
     config = Config.for_removal(call)
     records = Records(call, "bridge")
-    with Wiring(None) as wiring:
+    with Wiring(in_process=call.in_process) as wiring:
         _remove(call, config, records, wiring)
 
 
@@ -62,7 +62,7 @@ def check(call: Call) -> None:
     config = Config(call)
     previous = call.previous
     records = Records(call, "bridge")
-    with Sandbox(call.netns) as sandbox, Wiring(sandbox) as wiring:
+    with Sandbox(call.netns) as sandbox, Wiring(sandbox, in_process=call.in_process) as wiring:
         link = interface.check_interface(sandbox.netlink, call.ifname, call.netns, previous)
         _check_outside(call, config, wiring, link.lower)
         record = records.read(call.key) or {}
@@ -78,7 +78,7 @@ def status(call: Call) -> None:
     except CniError as error:
         raise CniError(NOT_AVAILABLE, f"bridge: {error.message}", error.details) from error
     ipam.status(call)
-    with Wiring() as wiring:
+    with Wiring(in_process=call.in_process) as wiring:
         link = wiring.host.find_link(config.bridge)
         if link is not None and link.kind != "bridge":
             raise CniError(NOT_AVAILABLE, f"bridge: {config.bridge} exists but is not a bridge")
@@ -96,18 +96,18 @@ def remove_stale(call: Call, records: Records) -> None:
     """Remove every recorded attachment that is not valid any more; one that fails does not stop the others."""
     valid = call.valid_attachments()
     failures = []
-    with Wiring() as wiring:
+    with Wiring(in_process=call.in_process) as wiring:
         for key, record in records.all():
             if key in valid:
                 continue
             try:
                 _remove_rules(call, wiring, key, record)
-                veth.delete_soon(wiring.host, record["host"], _leftovers(records), in_process=call.in_process)
+                _delete_soon(call, records, wiring, record["host"])
                 records.forget(key)
             except (CniError, OSError) as error:
                 failures.append(f"{key}: {error}")
         for name in _leftovers(records).all():
-            veth.delete_soon(wiring.host, name, _leftovers(records), in_process=call.in_process)
+            _delete_soon(call, records, wiring, name)
         records.sweep()
         rules.drop_unused_policies(wiring.nft)
     if failures:
@@ -179,6 +179,8 @@ class Layout:
         if config.hairpin or config.isolated:
             plan.append(veth.PortFlags(self.host, hairpin=config.hairpin, isolated=config.isolated))
         if config.macspoofchk:
+            from ..wire import spoof
+
             plan.append(spoof.GuardSource(self.host, self.inside_mac, self.comment))
         if config.disable_container_interface:
             return plan
@@ -261,6 +263,8 @@ def _remove_rules(call: Call, wiring: Wiring, key: str, record: "dict[str, Any]"
         what = recorded_masquerading(call.network, key, record)
         masquerade.remove(wiring, what, record["masquerade"])
     if record.get("guarded"):
+        from ..wire import spoof
+
         spoof.remove(wiring, record["host"], record["mac"], comment)
 
 
@@ -282,7 +286,7 @@ def _remove_link(
     call: Call, records: Records, wiring: Wiring, record: "dict[str, Any] | None", veth_prefix: str
 ) -> None:
     name = record["host"] if record else veth.host_name(veth_prefix, call.network, call.key)
-    if veth.delete_soon(wiring.host, name, _leftovers(records), in_process=call.in_process) or record:
+    if _delete_soon(call, records, wiring, name) or record:
         return
     with_namespace = open_if_there(call.netns)
     if with_namespace is not None:
@@ -301,7 +305,13 @@ def _remove_foreign_link(call: Call, records: Records, wiring: Wiring, sandbox: 
     except OSError:
         return
     if peer not in owned:
-        veth.delete_soon(wiring.host, peer, _leftovers(records), in_process=call.in_process)
+        _delete_soon(call, records, wiring, peer)
+
+
+def _delete_soon(call: Call, records: Records, wiring: Wiring, name: str) -> bool:
+    deleting = veth.delete_soon(wiring.host, name, _leftovers(records), in_process=call.in_process)
+    wiring.somebody_closes = wiring.somebody_closes or (deleting and not call.in_process)
+    return deleting
 
 
 def _leftovers(records: Records) -> veth.Leftovers:
@@ -344,6 +354,8 @@ def _check_rules(call: Call, config: Config, wiring: Wiring, record: "dict[str, 
         what = Masquerading(call.network, call.container_id, comment, prefixes, config.exceptions)
         masquerade.check(wiring, what, record.get("masquerade") or config.masquerade_backend)
     if config.macspoofchk and record:
+        from ..wire import spoof
+
         spoof.check(wiring, record["host"], mac, rules.comment_of(call.network, call.key))
 
 

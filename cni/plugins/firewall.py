@@ -48,7 +48,7 @@ def add(call: Call) -> "dict[str, Any]":
     if not attachment.prefixes:
         return answer
     records = Records(call, "firewall")
-    with Wiring() as wiring:
+    with Wiring(in_process=call.in_process) as wiring:
         by_iptables = config.backend == "iptables" or bool(_iptables_drops(wiring))
         records.write(call.key, attachment.record(by_iptables=by_iptables))
         try:
@@ -69,7 +69,7 @@ def add(call: Call) -> "dict[str, Any]":
 def delete(call: Call) -> None:
     records = Records(call, "firewall")
     record = records.read(call.key)
-    with Wiring() as wiring:
+    with Wiring(in_process=call.in_process) as wiring:
         if record is not None:
             _remove(call.network, call.key, record, wiring)
             records.forget(call.key)
@@ -84,7 +84,7 @@ def check(call: Call) -> None:
     record = Records(call, "firewall").read(call.key)
     if record is None and attachment.prefixes:
         raise CniError(MISMATCH, f"firewall: nothing is recorded for {call.container_id} {call.ifname}")
-    with Wiring() as wiring:
+    with Wiring(in_process=call.in_process) as wiring:
         if record is not None and record["iptables"]:
             firewall_iptables.check(attachment.prefixes)
         if config.backend == "nftables" and config.policy != "open":
@@ -100,7 +100,7 @@ def status(call: Call) -> None:
         config = Config(call)
     except CniError as error:
         raise CniError(NOT_AVAILABLE, f"firewall: {error.message}", error.details) from error
-    with Wiring() as wiring:
+    with Wiring(in_process=call.in_process) as wiring:
         dropping = dropping_chains(wiring.nft)
         ours = [name for name in dropping if name in firewall_iptables.FORWARD_CHAINS]
     others = [name for name in dropping if name not in ours]
@@ -117,7 +117,7 @@ def gc(call: Call) -> None:
     records = Records(call, "firewall")
     valid = call.valid_attachments()
     failures = []
-    with Wiring() as wiring:
+    with Wiring(in_process=call.in_process) as wiring:
         for key, record in records.all():
             if key in valid:
                 continue

@@ -70,7 +70,7 @@ class MoveInside(Step):
 
 def add(call: Call) -> "dict[str, Any]":
     config = Config(call)
-    with Sandbox(call.netns) as sandbox, Wiring(sandbox) as wiring:
+    with Sandbox(call.netns) as sandbox, Wiring(sandbox, in_process=call.in_process) as wiring:
         if config.dpdk:
             return _add_userspace(call, config)
         interface.refuse_existing(sandbox.netlink, call.ifname, call.netns)
@@ -108,7 +108,7 @@ def delete(call: Call) -> None:
     ipam.delete(call)
     sandbox = open_if_there(call.netns)
     if sandbox is not None:
-        with sandbox, Wiring(sandbox) as wiring:
+        with sandbox, Wiring(sandbox, in_process=call.in_process) as wiring:
             move_back(sandbox, wiring.host, call.ifname)
 
 

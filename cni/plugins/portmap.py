@@ -64,7 +64,7 @@ def add(call: Call) -> "dict[str, Any]":
         return call.passed_on()
     ports = _ports(call, config, {ip.prefix.family: ip.prefix for ip in reversed(previous.container_ips(call.ifname))})
     records = Records(call, "portmap")
-    with Wiring() as wiring:
+    with Wiring(in_process=call.in_process) as wiring:
         _refuse_host_listeners(config, ports)
         records.write(call.key, _record(call, config, ports))
         try:
@@ -81,7 +81,7 @@ def add(call: Call) -> "dict[str, Any]":
 def delete(call: Call) -> None:
     records = Records(call, "portmap")
     record = records.read(call.key)
-    with Wiring() as wiring:
+    with Wiring(in_process=call.in_process) as wiring:
         if record is None:
             _remove_unrecorded(call, wiring)
         else:
@@ -101,7 +101,7 @@ def check(call: Call) -> None:
     if record["backend"] == "iptables":
         hostports_iptables.check(ports, call.network, call.container_id)
         return
-    with Wiring() as wiring:
+    with Wiring(in_process=call.in_process) as wiring:
         absent = rules.missing(wiring.nft, ports.claims() + ports.returns())
         if absent:
             where = f"nftables map {absent[0].set_name}"
@@ -120,7 +120,7 @@ def status(call: Call) -> None:
     if config.backend == "iptables" and (why := iptables.usable(path)):
         raise CniError(NOT_AVAILABLE, f"portmap: backend iptables cannot be used: {why}")
     if config.backend == "nftables":
-        with Wiring() as wiring:
+        with Wiring(in_process=call.in_process) as wiring:
             loaded = wiring.nft.has_table(INET, rules.TABLE)
         if not loaded and nft.run_tool(["nft", "--version"], b"", path)[1]:
             raise CniError(NOT_AVAILABLE, "portmap: backend nftables cannot be used: nft is not installed")
@@ -130,7 +130,7 @@ def gc(call: Call) -> None:
     records = Records(call, "portmap")
     valid = call.valid_attachments()
     failures = []
-    with Wiring() as wiring:
+    with Wiring(in_process=call.in_process) as wiring:
         for key, record in records.all():
             if key in valid:
                 continue

@@ -87,7 +87,7 @@ class InsideSide(Step):
 def add(call: Call) -> "dict[str, Any]":
     config = Config(call)
     records = Records(call, "ptp")
-    with Sandbox(call.netns) as sandbox, Wiring(sandbox) as wiring:
+    with Sandbox(call.netns) as sandbox, Wiring(sandbox, in_process=call.in_process) as wiring:
         if sandbox.netlink.find_link(call.ifname) is not None:
             raise CniError(
                 CONFLICT, f"interface {call.ifname} in {call.netns} exists already", "DEL this attachment first"
@@ -108,13 +108,13 @@ def add(call: Call) -> "dict[str, Any]":
 
 
 def delete(call: Call) -> None:
-    with Wiring() as wiring:
+    with Wiring(in_process=call.in_process) as wiring:
         _remove(call, Config(call, strict=False), Records(call, "ptp"), wiring)
 
 
 def check(call: Call) -> None:
     config = Config(call)
-    with Sandbox(call.netns) as sandbox, Wiring(sandbox) as wiring:
+    with Sandbox(call.netns) as sandbox, Wiring(sandbox, in_process=call.in_process) as wiring:
         link = interface.check_interface(sandbox.netlink, call.ifname, call.netns, call.previous)
         try:
             host = wiring.host.link_by_index(link.lower)
@@ -140,7 +140,7 @@ def status(call: Call) -> None:
     except CniError as error:
         raise CniError(NOT_AVAILABLE, f"ptp: {error.message}", error.details) from error
     ipam.status(call)
-    with Wiring() as wiring:
+    with Wiring(in_process=call.in_process) as wiring:
         bridge.refuse_dropped_forwarding(wiring)
 
 

@@ -6,7 +6,7 @@ from runtime.linux.steps import Step
 
 from ..addresses import Prefix
 from ..errors import MISMATCH, CniError
-from . import iptables, rules
+from . import rules
 from .rules import Entry, Policy
 from .wiring import Wiring
 
@@ -62,6 +62,8 @@ class Masquerade(Step):
 
     def apply(self, context: Wiring) -> None:
         if self.backend == IPTABLES:
+            from . import iptables  # seldom, and 0.3 ms of a cold command
+
             iptables.add_masquerade(self.what.network, self.what.container_id, self.what.prefixes, self.what.exceptions)
         else:
             rules.replace(context.nft, self.what.entries(), self.what.policies())
@@ -74,6 +76,10 @@ def remove(context: Wiring, what: Masquerading, backend: str | None) -> None:
         if backend is None:
             entries = rules.commented(context.nft, INET, _SETS.values(), what.comment)
         rules.remove(context.nft, entries)
+    if backend == NFTABLES:
+        return
+    from . import iptables
+
     if backend in (IPTABLES, None):
         iptables.remove_masquerade(context.nft, what.network, what.container_id)
     if backend is None:
@@ -82,6 +88,8 @@ def remove(context: Wiring, what: Masquerading, backend: str | None) -> None:
 
 def check(context: Wiring, what: Masquerading, backend: str) -> None:
     if backend == IPTABLES:
+        from . import iptables
+
         iptables.check_masquerade(what.network, what.container_id, what.prefixes)
         return
     absent = rules.missing(context.nft, what.entries())

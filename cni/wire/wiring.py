@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the steps of a plan act on: netlink outside and inside, nftables, and the links that earlier steps made."""
 
+import _thread
 import errno
+import os
 
 from runtime.linux import steps
 from runtime.linux.netlink import Netlink
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
 class Wiring:
     """The context of a plan's steps. Sockets are opened when the first step needs them."""
 
-    __slots__ = ("_host", "_nft", "links", "sandbox")
+    __slots__ = ("_host", "_nft", "in_process", "links", "sandbox", "somebody_closes")
 
-    def __init__(self, sandbox: Sandbox | None = None) -> None:
+    def __init__(self, sandbox: Sandbox | None = None, *, in_process: bool = False) -> None:
         self.sandbox = sandbox
+        self.in_process = in_process
+        self.somebody_closes = False  # a child has our descriptors and ends after us
         self.links: dict[str, Link] = {}
         self._host: Netlink | None = None
         self._nft: Nft | None = None
@@ -52,9 +56,25 @@ class Wiring:
     def __exit__(
         self, kind: "type[BaseException] | None", error: "BaseException | None", at: "TracebackType | None"
     ) -> None:
-        for opened in (self._host, self._nft):
-            if opened is not None:
-                opened.close()
+        if self._host is not None:
+            self._host.close()
+        if self._nft is not None:
+            self._close_nft(self._nft)
+
+    def _close_nft(self, nft: Nft) -> None:
+        """Without waiting for what the kernel frees after a removal; see Nft.removed."""
+        if nft.removed and self.in_process:
+            _thread.start_new_thread(nft.close, ())
+            return
+        if nft.removed and not self.somebody_closes:
+            ended, alive = os.pipe2(os.O_CLOEXEC)  # the other end is ours until we are gone
+            if os.fork() == 0:
+                os.close(alive)
+                for fd in (0, 1, 2):  # a caller reads until the end of our stdout
+                    os.close(fd)
+                os.read(ended, 1)
+                os._exit(0)
+        nft.close()
 
 
 def carry_out(plan: "Iterable[steps.Step]", wiring: Wiring) -> None:
@@ -70,6 +90,4 @@ def carry_out(plan: "Iterable[steps.Step]", wiring: Wiring) -> None:
 
 def random_mac() -> str:
     """A unicast address of nobody's vendor. Given rather than left to the kernel, no udev rule changes it later."""
-    import os
-
     return "02:" + os.urandom(5).hex(":")

@@ -41,6 +41,7 @@ NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN = 1, 2
 NFT_JUMP = 0xFFFFFFFD  # -3
 NF_INET_FORWARD, NF_DROP = 2, 0
 _LIST_ELEM = 1
+_REMOVALS = (DELTABLE, DELCHAIN, DELRULE, DELSETELEM)
 _COMMENT_LIMIT = 120  # nft(8) refuses to list a comment over 128 bytes
 
 _HEADER = struct.Struct("=IHHII")
@@ -194,9 +195,12 @@ def comment_in(userdata: bytes) -> str:
 class Nft(Socket):
     """nftables of the calling thread's network namespace, or of the one behind netns_fd."""
 
-    __slots__ = ()
+    __slots__ = ("removed",)
 
     def __init__(self, netns_fd: int | None = None) -> None:
+        # Whether something was removed through this socket: then its last close waits 5-10 ms for an RCU grace period
+        # (nft_rcv_nl_event flushes the work that frees it), which a caller in a hurry leaves to somebody else.
+        self.removed = False
         if netns_fd is None:
             super().__init__(NETLINK_NETFILTER)
         else:
@@ -210,6 +214,7 @@ class Nft(Socket):
         if not requests:
             return
         begin = self._sequence + 1
+        self.removed = self.removed or any(request.kind & 0xFF in _REMOVALS for request in requests)
         packets = [self._numbered(NFNL_MSG_BATCH_BEGIN, 0, _generic(0, NFNL_SUBSYS_NFTABLES))]
         last = requests[-1]
         for request in requests:
