@@ -84,7 +84,7 @@ e2e: build ## A real kubelet and control plane on this machine, with checks: SUI
 	@$(call script,tests/e2e/run,$(SUITE))
 
 cluster: build ## A Kubernetes cluster on this machine in private namespaces: NODES=2 RUNTIME=containerd PROXY=iptables
-	@$(VENV)/bin/python -m tests.e2e.cluster up --nodes $(or $(NODES),1) --runtime $(or $(RUNTIME),ketch) --proxy $(or $(PROXY),nftables)
+	@tests/e2e/prepare && $(VENV)/bin/python -m tests.e2e.cluster up --nodes $(or $(NODES),1) --runtime $(or $(RUNTIME),ketch) --proxy $(or $(PROXY),nftables)
 
 cluster-down: setup ## Remove that cluster and every trace of it
 	@$(VENV)/bin/python -m tests.e2e.cluster down

@@ -43,12 +43,14 @@ def debian_package(*names: str) -> Path:
     """A folder into which these packages of Debian are unpacked: nothing is installed and no service starts."""
 
     def make(folder: Path) -> None:
-        _run("apt-get", "download", "-qq", *names, cwd=folder)
+        apt = _own_apt(folder, "deb")
+        _run(*apt, "download", *names, cwd=folder)
         for package in sorted(folder.glob("*.deb")):
             _run("dpkg", "-x", str(package), str(folder))
             package.unlink()
+        _run("rm", "-rf", str(folder / "apt"))
 
-    return cache.made_once("debian-" + "-".join(names), cache.key(*names, "1"), make)
+    return cache.made_once("debian-" + "-".join(names), cache.key(*names, "2"), make)
 
 
 def busybox() -> Path:
@@ -74,22 +76,28 @@ def _make_busybox(folder: Path) -> None:
 
 
 def _debian_source(package: str, folder: Path) -> Path:
-    """The upstream archive of a source package, fetched by apt with lists of its own."""
+    """The upstream archive of a source package."""
+    _run(*_own_apt(folder, "deb-src"), "source", "--download-only", package, cwd=folder)
+    return next(folder.glob(f"{package}_*.orig.tar.*"))
+
+
+def _own_apt(folder: Path, kind: str) -> list[str]:
+    """apt-get with package lists of its own, freshly fetched: the machine's may be missing, and stay as they are."""
     state = folder / "apt"
     for part in ("state/lists/partial", "cache/archives/partial", "etc"):
         (state / part).mkdir(parents=True)
-    (state / "etc/sources.list").write_text(f"deb-src [signed-by={KEYRING}] {_mirror()} {_release()} main\n")
+    (state / "etc/sources.list").write_text(f"{kind} [signed-by={KEYRING}] {_mirror()} {_release()} main\n")
     options = {
         "Dir::State": f"{state}/state",
         "Dir::State::status": "/var/lib/dpkg/status",
         "Dir::Cache": f"{state}/cache",
         "Dir::Etc::sourcelist": f"{state}/etc/sources.list",
         "Dir::Etc::sourceparts": "-",
+        "APT::Sandbox::User": "root",  # the folder is ours alone; apt's own user could not write there
     }
     apt = ["apt-get", "-qq", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
     _run(*apt, "update", cwd=folder)
-    _run(*apt, "source", "--download-only", package, cwd=folder)
-    return next(folder.glob(f"{package}_*.orig.tar.*"))
+    return apt
 
 
 def _mirror() -> str:
