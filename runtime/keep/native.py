@@ -12,6 +12,7 @@ def warm_up() -> None:
     """In the spawner: load what create and join load late, and look once at what stays as it is."""
     import _blake2  # noqa: F401 (hashlib's part that names a cached filter)
 
+    import runtime.inside.console
     import runtime.net_devices
     import runtime.seccomp_filter  # noqa: F401
 

@@ -12,7 +12,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from runtime.keep import birth, wire
 from runtime.linux import capabilities, installation, mountinfo, mounts, namespaces, processes, syscalls
@@ -61,15 +61,23 @@ def _pin(request: dict[str, Any], done: list[str]) -> dict[str, int] | None:
             raise PinFailed(f"{name!r} is no namespace that can be pinned")
     for directory in {os.path.dirname(path) for path in pins.values()}:
         share(directory)
-    with _Helper(lambda step: _member(request, step)) as member:
-        if "user" in pins:
+    if "user" in pins:
+        with _Helper(lambda step: _member(request, step)) as member:
             _map_ids(member.pid, request)
-        member.step()  # its ids have a meaning now: it makes the others
-        for name in _MEMBER:
-            if name in pins:
-                namespaces.pin(namespaces.path_of(member.pid, name), pins[name])
-                done.append(pins[name])
-        return _pin_pid(request, done) if "pid" in pins else None
+            member.step()  # its ids have a meaning now: it makes the others
+            _bind(pins, member.pid, done)
+    else:
+        # Without a user namespace this process keeps its rights: it is the first member itself, a fork less.
+        _make(request)
+        _bind(pins, "self", done)
+    return _pin_pid(request, done) if "pid" in pins else None
+
+
+def _bind(pins: dict[str, str], pid: int | str, done: list[str]) -> None:
+    for name in _MEMBER:
+        if name in pins:
+            namespaces.pin(namespaces.path_of(pid, name), pins[name])
+            done.append(pins[name])
 
 
 def share(directory: str) -> None:
@@ -95,13 +103,16 @@ def share(directory: str) -> None:
 
 
 def _member(request: dict[str, Any], step: Callable[[], None]) -> None:
-    pins: dict[str, str] = request["pins"]
-    if "user" in pins:
-        syscalls.unshare(lib.CLONE_NEWUSER)
+    syscalls.unshare(lib.CLONE_NEWUSER)
     step()
-    if "user" in pins:
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    _make(request)
+    step()
+
+
+def _make(request: dict[str, Any]) -> None:
+    pins: dict[str, str] = request["pins"]
     syscalls.unshare(namespaces.flags_of(name for name in _MEMBER if name in pins and name != "user"))
     if "net" in pins:
         _loopback_up()
@@ -109,7 +120,6 @@ def _member(request: dict[str, Any], step: Callable[[], None]) -> None:
         syscalls.sethostname(request["hostname"])
     for name, value in request["sysctls"].items():
         _set_sysctl(name, value, pins)
-    step()
 
 
 def _loopback_up() -> None:
@@ -160,72 +170,81 @@ def _map_ids(pid: int, request: dict[str, Any]) -> None:
 
 
 def _pin_pid(request: dict[str, Any], done: list[str]) -> dict[str, int]:
-    """Make the PID namespace with its reaper. On failure the reaper ends with the namespace's last pin, as init."""
+    """Make the PID namespace with its reaper."""
     said, end = os.pipe2(os.O_CLOEXEC)
-    version_two = [d for d in request["reaper_cgroups"] if not os.path.exists(d + "/tasks")]
-    cgroup = os.open(version_two[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if version_two else -1
-    binary = mounts.clone(installation.REAPER, recursive=False)
-    binary.set_attributes(set_=lib.MOUNT_ATTR_RDONLY)  # a container that opens /proc/1/exe to write gets EROFS
-    child = syscalls.clone3(0, cgroup_fd=cgroup)
-    if child == 0:
-        try:
-            _make_reaper(request, binary.fd, end)
-        except BaseException as why:
-            os.write(end, b"-" + str(why).encode())
-        os._exit(1)
+    with mounts.clone(installation.REAPER, recursive=False) as binary:
+        binary.set_attributes(set_=lib.MOUNT_ATTR_RDONLY)  # a container that opens /proc/1/exe to write gets EROFS
+        if "user" in request["pins"]:
+            # A process between, for what it enters it cannot leave; PID 1 falls to the spawner when it ends.
+            between = syscalls.clone3(0)
+            if between == 0:
+                _guard(end, lambda: _fork_reaper(request, binary.fd, end))
+            os.waitpid(between, 0)
+        else:
+            _fork_reaper(request, binary.fd, end)
     os.close(end)
-    binary.close()
-    if cgroup >= 0:
-        os.close(cgroup)
     words = b""
     while more := os.read(said, 4096):
         words += more
     os.close(said)
-    os.waitpid(child, 0)
     if not words or b"-" in words:
         raise PinFailed("PID 1: " + (words.partition(b"-")[2].decode() or "its parent died"))
-    pid = int(words)
+    return _pinned(int(words), request["pins"]["pid"], done)
+
+
+def _pinned(pid: int, path: str, done: list[str]) -> dict[str, int]:
     started = processes.start_time(pid)
     if started is None:
         raise PinFailed("PID 1 ended at once")
     try:
-        namespaces.pin(namespaces.path_of(pid, "pid"), request["pins"]["pid"])
+        namespaces.pin(namespaces.path_of(pid, "pid"), path)
     except OSError:
         processes.signal(pid, started, signal.SIGKILL)
         raise
-    done.append(request["pins"]["pid"])
+    done.append(path)
     return {"pid": pid, "start_time": started}
 
 
-def _make_reaper(request: dict[str, Any], binary: int, said: int) -> None:
-    """In a child of the pinner: enter cgroups and the pod's namespaces, fork PID 1, end."""
+def _guard(said: int, body: Callable[[], None]) -> NoReturn:
+    """In a child: whatever goes wrong, the parent has to say it."""
+    code = 1
+    try:
+        body()
+        code = 0
+    except BaseException as why:
+        os.write(said, b"-" + str(why).encode())
+    os._exit(code)
+
+
+def _fork_reaper(request: dict[str, Any], binary: int, said: int) -> None:
+    """Enter the cgroups and the pod's namespaces, then fork PID 1 and tell its pid."""
+    pins = request["pins"]
+    empty = os.path.dirname(pins["pid"])
+    cgroup = -1
     for directory in request["reaper_cgroups"]:
         if os.path.exists(directory + "/tasks"):
             # The single thread of a process moves itself; cgroup.procs would wait for an RCU grace period.
             with open(directory + "/tasks", "w", encoding="ascii") as tasks:
                 tasks.write("0")
+        else:
+            cgroup = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # v2: PID 1 is born there
     if request["reaper_oom_score_adj"] is not None:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(request["reaper_oom_score_adj"]))
-    pins = request["pins"]
-    empty = os.path.dirname(pins["pid"])
-    for name in ("user", "net", "ipc", "uts", "cgroup"):
-        # Containers of the pod may look at /proc/1: it must show nothing of the node's.
-        if name in pins:
-            namespaces.enter(pins[name], name)
     if "user" in pins:
+        # Containers of the pod may look at /proc/1: it must show nothing of the node's.
+        for name in ("user", "net", "ipc", "uts", "cgroup"):
+            if name in pins:
+                namespaces.enter(pins[name], name)
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
     syscalls.unshare(lib.CLONE_NEWPID)
-    pid = os.fork()
-    if pid:
-        os.write(said, str(pid).encode())
-        os._exit(0)
-    try:
-        _become_reaper(empty, binary)
-    except BaseException as why:
-        os.write(said, b"-" + str(why).encode())
-    os._exit(1)
+    pid = syscalls.clone3(0, cgroup_fd=cgroup)
+    if pid == 0:
+        _guard(said, lambda: _become_reaper(empty, binary))
+    os.write(said, str(pid).encode())
+    if cgroup >= 0:
+        os.close(cgroup)
 
 
 def _become_reaper(empty: str, binary: int) -> None:
