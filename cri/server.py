@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import signal
@@ -78,8 +79,6 @@ def somebody_listens(path: str) -> bool:
 
 def bind(server: grpc.Server, path: str) -> None:
     """0600, from the first moment on."""
-    if somebody_listens(path):
-        raise CannotServe(f"{path}: another server answers there; stop it, or choose another socket (--listen)")
     os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
     try:
         os.unlink(path)
@@ -99,6 +98,8 @@ class Daemon:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        if somebody_listens(config.cri.socket):  # before anything is made
+            raise CannotServe(f"{config.cri.socket}: another server answers there (--listen chooses another socket)")
         os.makedirs(config.paths.state, mode=0o711, exist_ok=True)
         os.makedirs(config.paths.root, mode=0o711, exist_ok=True)
         self._lock = self._claim()
@@ -216,6 +217,7 @@ def serve(config: Config, path: str) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, note)
+    faulthandler.register(signal.SIGUSR1)  # what every thread is doing, into the log
     daemon.start()
     while True:
         woken.wait(watchdog_seconds())

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from dataclasses import replace
 
 from cri.engine.context import Context
 from cri.engine.errors import BadRequest, Failed, NotFound
@@ -111,10 +112,18 @@ def _make(context: Context, pod: PodRecord, record: ContainerRecord, image: Imag
             **passed(runner.settings.container_annotations, request.annotations),
         },
     )
-    built = config(request, place_of(context, pod), facts, context.node)
+    built = config(with_defaults(context, request), place_of(context, pod), facts, context.node)
     with open(f"{directory}/config.json", "w") as file:
         file.write(json.dumps(built, separators=(",", ":")))
     return _noted(context, record, uid=user.uid, gid=user.gid, groups=user.groups, volume_refs=refs)
+
+
+def with_defaults(context: Context, request: ContainerRequest) -> ContainerRequest:
+    """What the configuration limits where the request says nothing."""
+    most = context.config.runtime.pids_limit
+    if not most or request.resources.pids_limit:
+        return request
+    return replace(request, resources=replace(request.resources, pids_limit=most))
 
 
 def _noted(context: Context, record: ContainerRecord, **changes: object) -> ContainerRecord:

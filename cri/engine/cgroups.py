@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 from cri.oci.facts import Node
 from runtime.linux import cgroup
 
@@ -45,10 +47,12 @@ class Cgroups:
     def remove(self, path: str) -> None:
         """Kill whoever is in it and remove it; a no-op when it is gone."""
         group = self.group(path)
-        if not group.exists():
-            return
-        group.kill_and_wait()
-        group.remove()
+        if group.exists():
+            group.kill_and_wait()
+            group.remove()
+        if os.path.dirname(path) == self._node.default_cgroup_parent:
+            # Made by us on the way, and by nobody else: the last one out removes it.
+            cgroup.remove_if_empty(self.group(self._node.default_cgroup_parent).directories())
 
 
 def slice_path(name: str) -> str:

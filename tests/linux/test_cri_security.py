@@ -112,7 +112,7 @@ def test_paths_are_masked_and_read_only(cri: Daemon) -> None:
     assert container.exec("sh", "-c", "test -s /proc/kcore").exit_code == 1
     assert container.exec("sh", "-c", "echo 1 > /proc/sys/kernel/panic").exit_code != 0
     own = with_security(cri, masked_paths=["/bin/true"], readonly_paths=["/tmp"])
-    assert own.exec("true").exit_code != 0 or own.exec("sh", "-c", "test -s /bin/true").exit_code == 1
+    assert own.exec("sh", "-c", "test -s /bin/true").exit_code == 1
     assert b"Read-only" in own.exec("touch", "/tmp/x").stderr
 
 

@@ -54,6 +54,9 @@ class Daemon:
         self._numbers = itertools.count()
         for directory in (self.state, self.root, self.logs, folder / "net.d", folder / "cni"):
             directory.mkdir(parents=True, exist_ok=True)
+        for parent in (folder, *folder.parents):
+            if parent.stat().st_mode & 0o11 != 0o11:  # root of a user namespace must find its way to the bundle
+                parent.chmod(parent.stat().st_mode | 0o11)
         if network is not None:
             plugins = json.loads(json.dumps(network))
             plugins["plugins"][0]["ipam"]["dataDir"] = str(folder / "cni/networks")
@@ -81,13 +84,13 @@ class Daemon:
             return False
         try:
             self.channel = grpc.insecure_channel(f"unix:{self.socket}")
-            self.call("Version", timeout=2)
+            self.call("Version", deadline=2)
         except grpc.RpcError:
             self.channel.close()
             return False
         return True
 
-    def call(self, method: str, message: Any = None, *, timeout: float = 60, **fields: Any) -> Any:
+    def call(self, method: str, message: Any = None, *, deadline: float = 60, **fields: Any) -> Any:
         """One RPC; the request is a message or is made of keyword arguments."""
         service, described = METHODS[method]
         kind = getattr(pb, described.input_type.name)
@@ -98,7 +101,7 @@ class Daemon:
             request_serializer=kind.SerializeToString,
             response_deserializer=answer.FromString,
         )
-        return stub(message if message is not None else kind(**fields), timeout=timeout)
+        return stub(message if message is not None else kind(**fields), timeout=deadline)
 
     def stop(self) -> None:
         """As systemd stops it: containers live on."""
@@ -117,6 +120,7 @@ class Daemon:
     def take_apart(self) -> None:
         """Everything this daemon has made goes, also what stays on purpose on a real node."""
         from runtime.keep.client import Client
+        from runtime.linux import mounts
 
         if self.process is None or self.process.poll() is not None:
             self.start()
@@ -124,6 +128,7 @@ class Daemon:
             self.call("RemovePodSandbox", pod_sandbox_id=pod.id)
         self.stop()
         Client(str(self.state), start=False).shutdown(force=True)
+        mounts.detach(str(self.folder / "netns"))
         subprocess.run(["ip", "link", "del", "cni0"], capture_output=True)
         subprocess.run(["nft", "delete", "table", "inet", "ketch_cni"], capture_output=True)
         subprocess.run(["nft", "delete", "table", "bridge", "ketch_cni"], capture_output=True)
