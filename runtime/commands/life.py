@@ -65,7 +65,7 @@ def show_warnings(settings: Options, created: Created) -> None:
         path = settings.value("--log")
         if path:
             log_line(path, sentence, as_json=settings.value("--log-format") == "json", level="warning")
-        else:
+        elif os.isatty(2):  # otherwise it is the container's stderr
             sys.stderr.write(f"ketch-runtime: warning: {sentence}\n")
 
 

@@ -77,8 +77,9 @@ def seal(*, terminal: bool) -> None:
     import time
 
     if terminal:
-        pass
+        import runtime.inside.console as console
 
+        del console
     del fcntl, select, time
     sys.path.clear()
     sys.meta_path.clear()
