@@ -198,6 +198,7 @@ def _first_record(directory: str, plan: Plan, config: Config) -> Record:
             "cgroup_v2": plan.cgroup_v2,
             "cgroup_paths": dict(plan.cgroup_paths),
             "cgroup_made": [],
+            "host_mounts": config.namespace("mnt") is None,
         },
     )
 

@@ -9,7 +9,7 @@ import os
 from runtime import hooks
 from runtime.errors import CreateFailed
 from runtime.inside import handshake, init
-from runtime.linux import cgroup, json_text, namespaces, processes, syscalls
+from runtime.linux import cgroup, json_text, mounts, namespaces, processes, syscalls
 from runtime.linux._core import lib
 
 TYPE_CHECKING = False
@@ -159,6 +159,8 @@ def _between(plan: Plan, launch: init.Launch, child: handshake.ChildEnd, writing
     spaces = plan.namespaces
     if launch.group is not None:
         launch.group.enter()
+    if plan.userns:
+        _show_whole_proc(plan)
     context: Context = init.prepare(plan)
     if "user" not in spaces.new:
         # Before the init is born into a PID namespace that others are in. A new user namespace has none, and its files
@@ -180,6 +182,23 @@ def _between(plan: Plan, launch: init.Launch, child: handshake.ChildEnd, writing
         init.run(plan, child, launch, context)
     os.write(writing, str(pid).encode())
     os._exit(0)
+
+
+def _show_whole_proc(plan: Plan) -> None:
+    """The kernel lets a user namespace mount proc only where a whole one is in sight already. On a host that covers
+    parts of /proc (we may be in a container ourselves) we, who may, put a fresh one over it for the child to inherit."""
+    if not any(mount.destination == "/proc" for mount in plan.mounts) or "pid" not in plan.namespaces.new:
+        return
+    with open("/proc/self/mountinfo", "rb") as table:
+        if b" /proc/" not in table.read():
+            return
+    try:
+        syscalls.unshare(lib.CLONE_NEWNS)
+        mounts.set_propagation("/", lib.MS_SLAVE, recursive=True)
+        with mounts.make("proc") as proc:
+            proc.attach("/proc")
+    except syscalls.KernelError:
+        pass  # without the right to do so; the mount of proc will say what is wrong
 
 
 def explain_clone(plan: Plan, error: syscalls.KernelError) -> str:
@@ -273,8 +292,12 @@ def bring_up(plan: Plan, pid: int, channel: ParentEnd, state: Callable[[int, str
 
             net_devices.move_in(plan.config.linux.net_devices, pid)
         text = json_text.dumps(state(pid, "creating"))
+        # prestart hooks are from before `creating` was a status: crun tells them `created`, and they may look.
+        old_text = json_text.dumps(state(pid, "created"))
         out, err = hook_outputs(plan)
-        for hook in (*plan.hooks.prestart, *plan.hooks.create_runtime):
+        for hook in plan.hooks.prestart:
+            hooks.run(hook, old_text, stdout=out, stderr=err)
+        for hook in plan.hooks.create_runtime:
             hooks.run(hook, text, stdout=out, stderr=err)
         channel.socket.send(handshake.HOOKS_DONE + text.encode())
     channel.expect(handshake.CREATED)

@@ -34,6 +34,7 @@ class Record:
         "cgroup_v2",
         "created",
         "directory",
+        "host_mounts",
         "id",
         "oci_version",
         "owner",
@@ -59,6 +60,7 @@ class Record:
         self.cgroup_paths: dict[str, str] = facts["cgroup_paths"]
         self.cgroup_made: list[str] = facts["cgroup_made"]
         self.systemd_unit: str = facts.get("systemd_unit", "")
+        self.host_mounts: bool = facts.get("host_mounts", False)
 
     def facts(self) -> dict[str, Any]:
         """As it is written."""

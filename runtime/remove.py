@@ -50,6 +50,10 @@ def remove(entry: Record, *, run_hooks: bool) -> None:
     if entry.cgroup_paths:
         cgroup.Group(entry.cgroup_paths, v2=entry.cgroup_v2).remove()
         cgroup.remove_if_empty(list(reversed(entry.cgroup_made)))
+    if entry.host_mounts:
+        from runtime.linux import mounts
+
+        mounts.detach_all_beneath(entry.rootfs)
     if run_hooks:
         _poststop(entry)
     record.forget(entry.directory)

@@ -128,7 +128,10 @@ def _run(plan: Plan, channel: ChildEnd, launch: Launch, context: Context | None)
         os.close(fd)  # a lock of the parent's that we must not keep
     _enter(plan, channel, launch)
     if context is None:
-        context = prepare(plan)
+        # Each step opens what it needs of the host by itself: the host is in sight until the pivot.
+        context = Context(bundle=plan.bundle, root_path=plan.root_path, channel=None, userns=plan.userns)
+        if plan.masks:
+            context.prepare()
     context.channel = channel
     _wait_for_parent(plan, channel, context)
     _build(plan, context, launch)

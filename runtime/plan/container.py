@@ -134,8 +134,9 @@ def build(
     root = plan_root(config, os.path.normpath(root_path), userns=userns, no_pivot=options.no_pivot)
     view = mount_plan.CgroupView(cgroup_paths, v2=host.cgroup_v2, namespace=spaces.new_cgroup)
     mappings = (linux.uid_mappings, linux.gid_mappings)
+    label, label_warnings = _mount_label(linux)
     mounts = mount_plan.plan_mounts(
-        config.mounts, bundle=bundle, cgroup=view, mount_label=linux.mount_label, user_mappings=mappings
+        config.mounts, bundle=bundle, cgroup=view, mount_label=label, user_mappings=mappings
     )
     process_steps, confinement, sets, warnings = _plan_process(config, host, userns=userns)
     nodes = tuple(
@@ -165,7 +166,7 @@ def build(
         seccomp=linux.seccomp if linux.seccomp is not None and filters(linux.seccomp) else None,
         capabilities=sets,
         hooks=config.hooks,
-        warnings=tuple(warnings),
+        warnings=(*warnings, *label_warnings),
     )
 
 
@@ -179,10 +180,6 @@ def plan_namespaces(config: Config) -> NamespacePlan:
     linux = config.linux
     joined = [(space.kind, space.path) for space in linux.namespaces if space.path]
     new = [space.kind for space in linux.namespaces if not space.path]
-    if config.namespace("mnt") is None:
-        raise SpecError(
-            "linux.namespaces", "a mount namespace is needed: without one the host's own mounts would change"
-        )
     if linux.time_offsets and "time" not in new:
         raise SpecError("linux.timeOffsets", "needs a new time namespace in linux.namespaces")
     # A new cgroup namespace is entered after the cgroups are (its root is where its maker stands), a time namespace
@@ -221,13 +218,24 @@ def _check_combinations(config: Config, spaces: NamespacePlan, *, userns: bool, 
                 or any(c.isspace() or c in ":%" for c in text)
             ):
                 raise SpecError(f"linux.netDevices.{name}", f"{text!r} is not a valid name of a network device")
-    if (config.process is not None and config.process.selinux_label) or config.linux.mount_label:
-        _need_lsm(
-            "selinux", "process.selinuxLabel" if config.process and config.process.selinux_label else "linux.mountLabel"
-        )
+    if config.process is not None and config.process.selinux_label:
+        _need_lsm("selinux", "process.selinuxLabel")
+    if config.namespace("mnt") is None and (userns or linux.rootfs_propagation or options.no_pivot):
+        raise SpecError("linux.namespaces", "without a mount namespace there is neither user namespace nor propagation")
     if config.process is not None and config.process.apparmor_profile not in ("", "unconfined"):
         _need_lsm("apparmor", "process.apparmorProfile")
     _check_seccomp(linux)
+
+
+def _mount_label(linux: Linux) -> tuple[str, list[str]]:
+    """The context= of mounts. Without SELinux it means nothing, and the file systems do not know the option."""
+    if not linux.mount_label:
+        return "", []
+    from runtime.linux import labels
+
+    if "selinux" in labels.enabled():
+        return linux.mount_label, []
+    return "", ["linux.mountLabel: this kernel runs without SELinux; the label is left out"]
 
 
 def _need_lsm(name: str, where: str) -> None:

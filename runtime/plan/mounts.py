@@ -233,6 +233,8 @@ class BindMount(MountStep):
             idmap.apply(tree, uids, gids, recursive=recursive)
 
     def apply(self, context: Context) -> None:
+        if self not in context.trees:
+            self.prepare(context)
         tree = context.trees.pop(self)
         kind = os.fstat(tree.fd).st_mode
         options = self.options
@@ -420,6 +422,8 @@ class CgroupMount(MountStep):
     def _one(self, context: Context, name: str, hierarchy: str) -> mounts.Tree:
         attributes = self.options.set_
         if not self.view.namespace:
+            if (self, name) not in context.trees:
+                self.prepare(context)
             tree = context.trees.pop((self, name))
             if attributes:
                 tree.set_attributes(set_=attributes)

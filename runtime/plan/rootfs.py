@@ -43,11 +43,12 @@ KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IF
 class BindRoot(Step):
     """The root file system as a mount of its own, attached over itself: pivot_root wants a mount point."""
 
-    __slots__ = ("path", "propagation")
+    __slots__ = ("host_mounts", "path", "propagation")
 
-    def __init__(self, path: str, propagation: str) -> None:
+    def __init__(self, path: str, propagation: str, *, host_mounts: bool) -> None:
         self.path = path
         self.propagation = propagation
+        self.host_mounts = host_mounts
 
     def load(self) -> None:
         if self.propagation in ("shared", "rshared"):
@@ -67,7 +68,11 @@ class BindRoot(Step):
             syscalls.mount_setattr(tree.fd, propagation=lib.MS_SLAVE, recursive=True)
 
     def apply(self, context: Context) -> None:
-        if not context.shared_root:
+        if self not in context.trees:
+            self.prepare(context)
+        if self.host_mounts:
+            pass  # the namespace is the host's: nothing of it may change but what lies on our root
+        elif not context.shared_root:
             mounts.set_propagation("/", lib.MS_SLAVE, recursive=True)
         else:
             # pivot_root refuses a shared root or parent; the root becomes shared again after it.
@@ -77,7 +82,8 @@ class BindRoot(Step):
             if holder is not None:
                 mounts.set_propagation(holder.point, lib.MS_PRIVATE, recursive=False)
         tree = context.trees.pop(self)
-        syscalls.mount_setattr(tree.fd, propagation=lib.MS_PRIVATE if context.shared_root else lib.MS_SLAVE)
+        private = context.shared_root or self.host_mounts
+        syscalls.mount_setattr(tree.fd, propagation=lib.MS_PRIVATE if private else lib.MS_SLAVE)
         target = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         tree.attach("", target)
         os.close(target)
@@ -105,6 +111,8 @@ class DeviceNode(Step):
 
     def apply(self, context: Context) -> None:
         device = self.device
+        if self.bind and device.kind != "p" and self not in context.trees:
+            self.prepare(context)
         if self in context.trees:
             target = beneath.make_file(context.root, device.path)
             with context.trees.pop(self) as tree:
@@ -287,6 +295,21 @@ class Pivot(Step):
         os.chroot(".")
 
 
+class ChangeRoot(Step):
+    """Without a mount namespace of its own the container's root is only where its processes look from. What was mounted
+    on it is the host's to see, and is taken down with the container."""
+
+    __slots__ = ()
+
+    def describe(self) -> str:
+        return "chroot into the root file system (there is no mount namespace)"
+
+    def apply(self, context: Context) -> None:
+        os.fchdir(context.root)
+        os.chroot(".")
+        os.chdir("/")
+
+
 class RootPlan(Frozen):
     """The steps around the mounts section."""
 
@@ -300,6 +323,7 @@ class RootPlan(Frozen):
 def plan_root(config: Config, path: str, *, userns: bool, no_pivot: bool) -> RootPlan:
     """What is done to the root file system."""
     linux = config.linux
+    host_mounts = config.namespace("mnt") is None
     after: list[Step] = []
     if owns_dev(config):
         listed = {os.path.normpath(device.path) for device in linux.devices}
@@ -311,11 +335,11 @@ def plan_root(config: Config, path: str, *, userns: bool, no_pivot: bool) -> Roo
     if config.root.readonly:
         masks.append(ReadonlyRoot())
     return RootPlan(
-        bind=BindRoot(path, linux.rootfs_propagation),
+        bind=BindRoot(path, linux.rootfs_propagation, host_mounts=host_mounts),
         before_mounts=(),
         after_mounts=tuple(after),
         masks=tuple(masks),
-        pivot=Pivot(linux.rootfs_propagation, no_pivot=no_pivot),
+        pivot=ChangeRoot() if host_mounts else Pivot(linux.rootfs_propagation, no_pivot=no_pivot),
     )
 
 
