@@ -186,7 +186,7 @@ def _between(plan: Plan, launch: init.Launch, child: handshake.ChildEnd, writing
 
 def _show_whole_proc(plan: Plan) -> None:
     """The kernel lets a user namespace mount proc only where a whole one is in sight already. On a host that covers
-    parts of /proc (we may be in a container ourselves) we, who may, put a fresh one over it for the child to inherit."""
+    parts of /proc (we may be in a container ourselves) we put a fresh one over it for the child to inherit."""
     if not any(mount.destination == "/proc" for mount in plan.mounts) or "pid" not in plan.namespaces.new:
         return
     with open("/proc/self/mountinfo", "rb") as table:

@@ -62,7 +62,7 @@ class CgroupView:
 
 def _plan_one(entry: Mount, bundle: str, cgroup: CgroupView, label: str, mappings: UserMappings) -> MountStep:
     options = mount_options.read(entry.options)
-    destination = os.path.normpath("/" + entry.destination)
+    destination = os.path.normpath("/" + entry.destination.lstrip("/"))  # normpath would keep two slashes
     _check_destination(entry, destination, bind=options.bind or entry.kind == "bind")
     if options.bind or entry.kind == "bind":
         if not entry.source:

@@ -346,7 +346,7 @@ def plan_root(config: Config, path: str, *, userns: bool, no_pivot: bool) -> Roo
 def owns_dev(config: Config) -> bool:
     """Whether /dev is the container's own; a bind mount of somebody else's is left as it is."""
     for mount in config.mounts:
-        if os.path.normpath("/" + mount.destination) == "/dev":
+        if os.path.normpath("/" + mount.destination.lstrip("/")) == "/dev":
             options = mount_options.read(mount.options)
             if options.bind or mount.kind == "bind":
                 return False
