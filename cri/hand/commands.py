@@ -522,6 +522,11 @@ SEEING = (
         does="cri.hand.doctor:doctor",
         options=(FORMAT,),
     ),
+    Command(
+        "system shutdown",
+        "End the processes that wait for containers; refused while there are any",
+        does="cri.hand.system:shutdown",
+    ),
     Command("version", "Print versions", does="cri.hand.system:version", options=(FORMAT,)),
     Command("info", "Print what this installation is and holds", does="cri.hand.system:info", options=(FORMAT,)),
     Command(

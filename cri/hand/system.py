@@ -77,3 +77,17 @@ def _print_indented(known: dict[str, object], depth: int) -> None:
             _print_indented(value, depth + 1)
         else:
             print(f"{' ' * depth}{name}: {value}")
+
+
+def shutdown(_arguments: Arguments, places: Places) -> int:
+    """End the processes that wait for containers, when there are none."""
+    from cri.hand.errors import HandError
+    from cri.hand.room import need_root
+    from runtime.keep import client as keep
+
+    need_root()
+    try:
+        keep.Client(places.state, start=False).shutdown()
+    except keep.Refused as e:
+        raise HandError(str(e), hint="ketch rm -f -a") from None
+    return 0
