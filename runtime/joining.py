@@ -37,12 +37,15 @@ class ExecFailure(RuntimeFailure):
 class JoinRequest:
     """What exec needs to know. `process` is an OCI process object as raw JSON. `sibling`: the process becomes a child
     of our parent. `stdio`: descriptors for 0, 1, 2. `console_fd`: a connected socket for the terminal's master.
-    `subreaper`: what the program's children orphan falls to it, so that its keeper can find and end all of them."""
+    `subreaper`: what the program's children orphan falls to it, so that its keeper can find and end all of them.
+    `here`: this process itself enters the container's namespaces, and stays there; a fork less for a process that has
+    nothing else to do."""
 
     __slots__ = (
         "cgroup_path",
         "console_fd",
         "console_socket",
+        "here",
         "id",
         "ignore_paused",
         "preserve_fds",
@@ -63,6 +66,7 @@ class JoinRequest:
         self.sibling = False
         self.stdio: tuple[int, int, int] | None = None
         self.subreaper = False
+        self.here = False
         self.ignore_paused = False
         self.cgroup_path: dict[str, str] = {}
 
@@ -146,7 +150,10 @@ def _join(request: JoinRequest, entry: Record, config: Config, process: Process,
         from runtime import seccomp_agent
 
         agent = seccomp_agent.Agent(config.linux.seccomp)
-    pid, channel = _clone(plan, birth, entry, pidfd, sibling=request.sibling)
+    if request.here and not userns:
+        pid, channel = _clone_from_here(plan, birth, entry, pidfd)
+    else:
+        pid, channel = _clone(plan, birth, entry, pidfd, sibling=request.sibling)
     if birth.console_socket is not None:
         birth.console_socket.close()
     try:
@@ -217,6 +224,26 @@ def _clone(
     if not answer:
         parent.expect()
     return int(answer), parent
+
+
+def _clone_from_here(
+    plan: joiner.JoinPlan, birth: init.Launch, entry: Record, pidfd: int
+) -> tuple[int, handshake.ParentEnd]:
+    """Without a middle: the cgroups are opened here, where they can still be seen; only the child enters them."""
+    parent, child = handshake.pair()
+    tasks = birth.group.open_tasks() if birth.group is not None else []
+    cgroup_fd = birth.group.open_unified() if birth.group is not None else -1
+    try:
+        joiner.enter(plan, pidfd)
+        pid = _clone_into(0, cgroup_fd, entry)
+        if pid == 0:
+            parent.close()
+            joiner.run(plan, child, birth, tasks)
+    finally:
+        for fd in (*tasks, *([cgroup_fd] if cgroup_fd >= 0 else [])):
+            os.close(fd)
+    child.socket.close()
+    return pid, parent
 
 
 def _clone_into(family: int, cgroup_fd: int, entry: Record) -> int:

@@ -68,6 +68,31 @@ def _middle(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, pidfd: int, 
     os._exit(0)
 
 
+def enter(plan: JoinPlan, pidfd: int) -> None:
+    """For a process that becomes the middle itself and goes on as the joiner's parent, in the container's namespaces
+    but for its own PID namespace, where the container cannot see it."""
+    for step in plan.confinement:
+        step.load()
+    init.seal(terminal=plan.process.terminal)
+    syscalls.prctl(lib.PR_SET_DUMPABLE, 0)
+    if plan.namespace_flags:
+        syscalls.setns(pidfd, plan.namespace_flags)
+
+
+def run(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, tasks: list[int]) -> NoReturn:
+    """The child of a process that has entered: the v1 cgroups by their open files, then as any joiner."""
+    init.guard(channel, lambda: _run(plan, channel, launch, tasks))
+
+
+def _run(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, tasks: list[int]) -> None:
+    for fd in tasks:
+        os.write(fd, b"0")
+        os.close(fd)
+    if plan.process.cpu_affinity_initial:
+        SetAffinity(plan.process.cpu_affinity_initial).apply(_bare_context(channel, plan))
+    _join(plan, channel, launch)
+
+
 def _bare_context(channel: ChildEnd, plan: JoinPlan) -> Context:
     context = Context(bundle="", root_path="/", channel=channel, userns=plan.userns)
     context.keep_fds = plan.preserve_fds

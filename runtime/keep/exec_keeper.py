@@ -7,7 +7,7 @@ import struct
 import termios
 from typing import Any
 
-from runtime.keep import foreign, native, tree, wire
+from runtime.keep import foreign, native, oom_score, tree, wire
 from runtime.keep.loop import READ, Loop
 from runtime.linux import syscalls
 from runtime.linux._core import lib
@@ -16,10 +16,12 @@ from runtime.linux._core import lib
 def serve(state_dir: str, connection: wire.Connection, record: dict[str, Any], request: dict[str, Any]) -> int:
     """Run the program of an exec request; answer when it runs, and again when it has ended."""
     syscalls.prctl(lib.PR_SET_CHILD_SUBREAPER, 1)  # a foreign command's own child falls to us
+    oom_score.expose()
+    processes = tree.Processes()  # the node's, as long as we see them: joining changes our root
     joiner = (foreign if record["handler"] else native).Joiner(record, request, state_dir)
     stdio = _Stdio(request)
     loop = Loop()
-    session = _Exec(loop, connection, request)
+    session = _Exec(loop, connection, request, processes)
     loop.on_child(session.child_ended)
     try:
         session.pid = joiner.join(stdio.theirs)
@@ -75,8 +77,11 @@ class _Stdio:
 class _Exec:
     """From the program's execve to its end."""
 
-    def __init__(self, loop: Loop, connection: wire.Connection, request: dict[str, Any]) -> None:
+    def __init__(
+        self, loop: Loop, connection: wire.Connection, request: dict[str, Any], processes: tree.Processes
+    ) -> None:
         self.pid = 0
+        self._processes = processes
         self.terminal = -1
         self._loop = loop
         self._connection = connection
@@ -113,7 +118,7 @@ class _Exec:
 
     def _too_long(self) -> None:
         self._late = True
-        tree.kill(self.pid)
+        self._processes.kill_tree(self.pid)
 
     def child_ended(self, pid: int, status: int) -> None:
         """Perhaps the program; others are orphans that fell to us."""

@@ -79,6 +79,7 @@ class Joiner:
         root = record["runtime_root"] or state_dir + "/runtime"
         process = {**request["process"], "terminal": bool(request["tty"])}
         self._asked = joining.JoinRequest(root, record["id"], process)
+        self._asked.here = True
         self._asked.subreaper = request["timeout_seconds"] is not None
 
     def join(self, stdio: list[int]) -> int:

@@ -203,6 +203,11 @@ class Group:
             if name != UNIFIED:
                 write(f"{path}/tasks", "0")
 
+    def open_tasks(self) -> list[int]:
+        """What enter() writes "0" to, opened: for a child that no longer sees the hierarchies."""
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        return [os.open(f"{path}/tasks", flags) for name, path in self.paths.items() if name != UNIFIED]
+
     def enter_slowly(self, pid: int) -> None:
         """Move a whole process into every hierarchy."""
         for path in self.directories():
