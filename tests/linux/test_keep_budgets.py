@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What keeping costs: memory per container, forks, and page faults, which are most of the time after a fork."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.keep import client as keep
+from tests.linux.test_keep import Node, wait_until
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    made = Node(tmp_path)
+    yield made
+    made.close()
+
+
+def pss_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Pss:")).split()[1])
+
+
+def faults(pid: int) -> int:
+    """Minor page faults of a process and of the children that it has waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[7]) + int(fields[8])
+
+
+@pytest.mark.timeout(300)
+def test_a_hundred_containers_cost_at_most_0_3_mib_each(node: Node) -> None:
+    for number in range(100):
+        node.shell(f"c{number}", "i=0; while [ $i -lt 50 ]; do echo line $i; i=$((i+1)); done; exec sleep 1000")
+    wait_until(lambda: all(node.log(f"c{number}").count("\n") == 50 for number in range(100)), 60)
+    keepers = node.keeper_pids()
+    assert len(keepers) == 7
+    total = sum(pss_kib(pid) for pid in (*keepers, node.spawner_pid()))
+    assert total / 100 <= 0.3 * 1024, f"{total / 100:.0f} KiB each"
+
+
+def test_page_faults_of_an_exec_stay_within_their_budget(node: Node) -> None:
+    node.start("a", "sleep", "1000")
+    spawner = node.spawner_pid()
+    request = keep.ExecRequest("a", node.process("true"))
+    node.client.exec_sync(request)
+    before = faults(spawner)
+    for _ in range(10):
+        node.client.exec_sync(request)
+    wait_until(lambda: not _children(spawner) - set(node.keeper_pids()))
+    assert (faults(spawner) - before) / 10 < 2200
+
+
+def _children(pid: int) -> set[int]:
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def test_nothing_is_left_open_after_a_thousand_requests(node: Node) -> None:
+    node.start("a", "sleep", "1000")
+    spawner, (keeper,) = node.spawner_pid(), node.keeper_pids()
+    _many_requests(node)
+    before = _open(spawner, keeper)
+    _many_requests(node)
+    wait_until(lambda: _open(spawner, keeper) <= before)
+
+
+def _open(*pids: int) -> int:
+    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids)
+
+
+def _many_requests(node: Node) -> None:
+    for _ in range(100):
+        node.client.exec_sync(keep.ExecRequest("a", node.process("true")))
+        node.client.attach("a").close()
+        node.client.reopen_log("a")
+        node.client.ping()
+        node.client.wait("a", 0)
