@@ -66,6 +66,13 @@ class Book:
             self.pods[record.id] = record
             self.members.setdefault(record.id, set())
 
+    def load_pod(self, record: PodRecord) -> None:
+        """One that was there before this process, in any phase."""
+        with self.lock:
+            self._names.setdefault(f"pod {pod_name(record)}", record.id)
+            self.pods[record.id] = record
+            self.members.setdefault(record.id, set())
+
     def pod(self, identity: str) -> PodRecord:
         """By id or by an unambiguous beginning of one."""
         with self.lock:

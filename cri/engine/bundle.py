@@ -144,6 +144,10 @@ def mount_rootfs(context: Context, pod: PodRecord, record: ContainerRecord, targ
     uids, gids = id_mappings(pod)
     rootfs = context.images.prepare_rootfs(record.image_id, record.id, uid_mappings=uids, gid_mappings=gids)
     os.mkdir(target, 0o755)
+    if rootfs.upperdir:
+        # A container's own layer does not outlive the boot, so nobody will miss what a power cut takes from it. Without
+        # this, unmounting it flushes the whole filesystem beneath: 5 to 100 ms.
+        rootfs = replace(rootfs, options=(*rootfs.options, "volatile"))
     rootfs.mount(target, pod.pins.get("user", ""))
     return os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 

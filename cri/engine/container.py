@@ -275,7 +275,7 @@ def take_down(context: Context, identity: str) -> None:
     with phase("rootfs"):
         mounts.detach_all_beneath(context.bundles.directory(record.id))
         for key in (record.id, *record.volume_keys):
-            context.images.release(key)
+            context.reclaim.put(key)
     with phase("record"):
         context.bundles.forget(record.id)
 

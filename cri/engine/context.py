@@ -11,6 +11,7 @@ from cri.engine.book import Book
 from cri.engine.cgroups import Cgroups
 from cri.engine.events import Events
 from cri.engine.pod_network import PodNetwork
+from cri.engine.reclaim import Reclaim
 from cri.engine.records import Records
 from cri.engine.watch import Watch
 from cri.images.store import ImageStore
@@ -35,6 +36,10 @@ class Context:
     watch: Watch
     book: Book = field(default_factory=Book)
     events: Events = field(default_factory=Events)
+    reclaim: Reclaim = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reclaim = Reclaim(self.images)
 
 
 def new_id() -> str:

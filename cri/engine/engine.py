@@ -29,17 +29,16 @@ class Engine:
     def __init__(self, config: Config, owner: str) -> None:
         seen = node.look(config)
         os.makedirs(config.paths.state, mode=0o711, exist_ok=True)
+        images = ImageStore(
+            f"{config.paths.root}/images", certs_d=config.images.certs_d, auth_files=config.images.auth_files or None
+        )
         self.context = Context(
             config=config,
             owner=owner,
             boot_id=boot_id(),
             node=seen,
             keep=keep.connect(config.paths.state),
-            images=ImageStore(
-                f"{config.paths.root}/images",
-                certs_d=config.images.certs_d,
-                auth_files=config.images.auth_files or None,
-            ),
+            images=images,
             network=PodNetwork(config),
             pods=Records(f"{config.paths.state}/pods", "pod.json", PodRecord),
             bundles=Records(f"{config.paths.state}/bundles", "container.json", ContainerRecord),
@@ -51,10 +50,12 @@ class Engine:
     def start(self) -> None:
         """Take over what is there, and begin to watch."""
         self.context.watch.start()
+        self.context.reclaim.start()
         recovery.recover(self.context)
 
     def close(self) -> None:
         self.context.watch.close()
+        self.context.reclaim.close()
         self.context.images.close()
 
     # pods

@@ -15,6 +15,7 @@ from cri.engine.records import ContainerPhase, ContainerRecord, PodRecord
 from runtime.linux import beneath, mounts
 
 log = logging.getLogger(__name__)
+HEX = frozenset("0123456789abcdef")
 
 
 def recover(context: Context) -> None:
@@ -25,6 +26,44 @@ def recover(context: Context) -> None:
         settle_container(context, record)
     for pod in ours:
         settle_pod(context, pod)
+    collect(context)
+
+
+def collect(context: Context) -> None:
+    """What no record stands for: layers, attachments and namespaces that a crash or a boot has left."""
+    for what, drop in (
+        ("layers", drop_layers),
+        ("network namespaces", drop_namespaces),
+        ("attachments", drop_attachments),
+    ):
+        try:
+            drop(context)
+        except Exception:
+            log.exception("left-over %s could not be removed; tried again at the next start", what)
+
+
+def drop_layers(context: Context) -> None:
+    """Keys begin with a container's id; other keys are other people's."""
+    for key in context.images.rootfs_keys():
+        owner = key[:64]
+        if len(owner) == 64 and set(owner) <= HEX and not os.path.isdir(context.bundles.directory(owner)):
+            context.reclaim.put(key)
+
+
+def drop_namespaces(context: Context) -> None:
+    try:
+        names = os.listdir(context.config.paths.netns)
+    except FileNotFoundError:
+        return
+    for name in names:
+        identity = name.removeprefix("ketch-")
+        if identity != name and len(identity) == 64 and not os.path.isdir(context.pods.directory(identity)):
+            context.keep.unpin({"net": f"{context.config.paths.netns}/{name}"})
+
+
+def drop_attachments(context: Context) -> None:
+    """The pods of all owners are in the networks, so all of them are named."""
+    context.network.collect([record for _, record in context.pods.all() if record is not None])
 
 
 def load_pods(context: Context) -> list[PodRecord]:
@@ -33,9 +72,7 @@ def load_pods(context: Context) -> list[PodRecord]:
         if record is None:
             sweep(context.pods.directory(name))
         elif record.owner == context.owner:
-            context.book.pods[record.id] = record
-            context.book.members.setdefault(record.id, set())
-            context.book.add_pod(record)
+            context.book.load_pod(record)
             found.append(record)
     return found
 

@@ -163,7 +163,7 @@ class RootfsFolder:
                 "uid_mappings": [_line(m) for m in request.uid_mappings],
                 "gid_mappings": [_line(m) for m in request.gid_mappings],
             }
-            durable.replace(os.path.join(folder, "record.json"), json.dumps(record, indent=1).encode(), 0o600)
+            durable.replace(os.path.join(folder, "record.json"), json.dumps(record, indent=1).encode(), durable=False)
         return self._describe(request, tuple(layer.name for layer in layers))
 
     def _lay_out(self, request: Request, layers: Sequence[Layer], folder: str) -> None:
