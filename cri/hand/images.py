@@ -392,7 +392,7 @@ def import_(arguments: Arguments, places: Places) -> int:
             print(store.build_from_directory(source, name, config=config))
             return 0
         with TemporaryDirectory(prefix="ketch-import-") as folder:
-            _untar(source, folder)
+            _untar_into(folder, source)
             print(store.build_from_directory(folder, name, config=config))
     except (ImageError, OSError) as e:
         raise HandError(f"cannot import {source}: {e}") from None
@@ -401,11 +401,18 @@ def import_(arguments: Arguments, places: Places) -> int:
     return 0
 
 
-def _untar(source: str, folder: str) -> None:
-    import tarfile
+def _untar_into(folder: str, source: str) -> None:
+    from cri.hand import untar
 
-    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|*") if source == "-" else tarfile.open(source) as archive:
-        archive.extractall(folder, filter="tar")
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if source == "-":
+            untar.into(fd, sys.stdin.buffer, keep_owners=True)
+        else:
+            with open(source, "rb") as file:
+                untar.into(fd, file, keep_owners=True)
+    finally:
+        os.close(fd)
 
 
 def _changes(texts: list[str]) -> Mapping[str, object]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from cri.engine import container as engine
-from cri.engine import sandbox
+from cri.engine import runners, sandbox
 from cri.engine.records import ContainerPhase
 from cri.hand import hosts, look, making, names, notes, volumes
 from cri.hand.errors import HandError
@@ -104,6 +104,7 @@ def make_startable(room: Room, seen: look.Seen) -> None:
     """An ended container becomes a created one again: its end is forgotten, its files stay, it joins its network."""
     record = room.context.book.container(seen.id)
     if record.phase != ContainerPhase.CREATED:
+        runners.delete(room.context, record)
         room.context.keep.forget(record.id)
         room.context.book.ends.pop(record.id, None)
         engine.update(

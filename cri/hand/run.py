@@ -173,7 +173,8 @@ def failure_code(sentence: str) -> int:
 def _start_failed(room: Room, identity: str, error: EngineError) -> HandError:
     """What to say, after a container of --rm has been removed."""
     seen = look.container(room.places, identity)
-    sentence = str(error).replace(f"container {identity}: ", "").replace(f"cannot start container {identity}: ", "")
+    sentence = str(error).replace(f"container {identity}: cannot start container {identity}: ", "")
+    sentence = sentence.replace(f"container {identity}: ", "")
     hint = f"ketch why {seen.name} says more"
     if seen.notes.get(notes.AUTO_REMOVE):
         removal.remove(room, seen, with_volumes=True)
