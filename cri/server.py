@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
@@ -231,8 +231,15 @@ def serve(config: Config, path: str) -> int:
             return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """One line for what it refuses, as all our commands."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"ketch-cri: {message} (ketch-cri --help lists the options)\n")
+
+
 def parser() -> argparse.ArgumentParser:
-    built = argparse.ArgumentParser(prog="ketch-cri", description="The CRI v1 server of Ketch.")
+    built = _Parser(prog="ketch-cri", description="The CRI v1 server of Ketch.")
     built.add_argument("--config", default="", help=f"TOML file (default {configuration.DEFAULT_PATH}, if there)")
     built.add_argument("--root", default="", help="what survives a boot: images, layers")
     built.add_argument("--state", default="", help="live objects, sockets, pins")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The few system calls that the test harness makes itself, so that it does not stand on the code it tests."""
 
+import errno
 import os
 import struct
 from typing import Any
@@ -19,7 +20,9 @@ MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
 PR_SET_PDEATHSIG = 1
+PR_SET_SECCOMP = 22
 PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
 
 _ffi = cffi.FFI()
 _ffi.cdef(
@@ -29,6 +32,8 @@ _ffi.cdef(
     int umount2(const char *target, int flags);
     int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
     int setns(int fd, int kind);
+    struct sock_filter { unsigned short code; unsigned char jt, jf; unsigned int k; };
+    struct sock_fprog { unsigned short len; struct sock_filter *filter; };
     long ptrace(long request, int pid, void *address, void *data);
     """
 )
@@ -58,8 +63,21 @@ def umount(target: str, flags: int = 2) -> None:
     _check(_libc.umount2(target.encode(), flags), f"umount2({target!r})")
 
 
-def prctl(option: int, argument: int) -> None:
-    _check(_libc.prctl(option, argument, 0, 0, 0), f"prctl({option})")
+def prctl(option: int, argument: int, more: int = 0) -> None:
+    _check(_libc.prctl(option, argument, more, 0, 0), f"prctl({option})")
+
+
+def become_an_older_kernel(numbers: list[int]) -> None:
+    """From here on, for this process and its descendants, these system calls do not exist: ENOSYS (seccomp)."""
+    load_number, equal, give = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+    refuse, allow = 0x00050000 | errno.ENOSYS, 0x7FFF0000
+    code = [(load_number, 0, 0, 0)]
+    code += [(equal, len(numbers) - index, 0, number) for index, number in enumerate(numbers)]
+    code += [(give, 0, 0, allow), (give, 0, 0, refuse)]
+    filters = _ffi.new("struct sock_filter[]", code)
+    program = _ffi.new("struct sock_fprog *", {"len": len(code), "filter": filters})
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    prctl(PR_SET_SECCOMP, 2, int(_ffi.cast("uintptr_t", program)))
 
 
 PTRACE_SYSCALL = 24
