@@ -165,9 +165,12 @@ def _ketch_command() -> list[str]:
     return [str(PROJECT / ".venv/bin/ketch-cri"), "--config", "/run/ketch.toml"]
 
 
+# cAdvisor asks only the sockets of its own runtimes for the network of a pod; with this gate the kubelet asks ours.
+_STATS_FROM_CRI = {"featureGates": {"PodAndContainerStatsFromCRI": True}}
+
 RUNTIMES = {
     "containerd": Runtime(
         "containerd", "/run/containerd/containerd.sock", _containerd_files, _containerd_command, False
     ),
-    "ketch": Runtime("ketch", "/run/ketch/ketch.sock", _ketch_files, _ketch_command, True),
+    "ketch": Runtime("ketch", "/run/ketch/ketch.sock", _ketch_files, _ketch_command, True, _STATS_FROM_CRI),
 }

@@ -42,8 +42,8 @@ class Fresh:
         return self.cluster.node_condition(self.node.name)[0] == "True"
 
     def container(self, name: str) -> dict[str, Any]:
-        status: dict[str, Any] = self.space.get("pod", name)["status"]["containerStatuses"][0]
-        return status
+        statuses: list[dict[str, Any]] = self.space.get("pod", name)["status"].get("containerStatuses", [{}])
+        return statuses[0]
 
 
 @pytest.fixture(scope="module")
