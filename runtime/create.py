@@ -126,7 +126,7 @@ def cgroup_path(config: Config, container_id: str) -> str:
         return container_id
     if ".." in path.split("/"):
         raise SpecError("linux.cgroupsPath", f"{path!r} contains .., which could name a group of others")
-    clean = os.path.normpath("/" + path)
+    clean = os.path.normpath("/" + path.lstrip("/"))
     if clean == "/":
         raise SpecError("linux.cgroupsPath", "is the root group, whose limits are the host's")
     return clean if path.startswith("/") else clean.lstrip("/")
