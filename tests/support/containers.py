@@ -119,7 +119,7 @@ class Runtime:
             check=False,
         )
         assert done.returncode == 0
-        return self.state(name)["pid"]
+        return int(self.state(name)["pid"])
 
     def state(self, name: str = "box") -> Any:
         """What state prints."""

@@ -1,0 +1,416 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ketch-runtime on the real kernel: the life of a container, and what its config asks for."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.linux import cgroup, fdpass
+from tests.support.containers import Runtime
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Runtime]:
+    runtime = Runtime(tmp_path)
+    yield runtime
+    for name in runtime.ok("list", "-q").split():
+        runtime.remove(name)
+    assert not any(path.name != ".cache" for path in runtime.root.glob("*"))
+
+
+def create(box: Runtime, name: str = "box", **changes: object) -> None:
+    box.write(**changes)
+    log = box.root.parent / f"{name}.out"
+    with open(log, "wb") as out:
+        done = subprocess.run(
+            [box_command(), "--root", str(box.root), "create", "-b", str(box.bundle), name],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            check=False,
+        )
+    assert done.returncode == 0, log.read_text()
+
+
+def box_command() -> str:
+    from tests.support import instruments
+
+    return instruments.command("ketch-runtime")
+
+
+def output(box: Runtime, name: str = "box") -> str:
+    return (box.root.parent / f"{name}.out").read_text()
+
+
+def received(connection: socket.socket) -> tuple[bytes, list[int]]:
+    plain = fdpass.Socket(fileno=connection.detach())
+    try:
+        return fdpass.receive(plain)
+    finally:
+        plain.close()
+
+
+def wait_for(box: Runtime, status: str, name: str = "box") -> None:
+    deadline = time.monotonic() + 10
+    while box.state(name)["status"] != status:
+        assert time.monotonic() < deadline, box.state(name)
+        time.sleep(0.02)
+
+
+def test_a_container_is_created_started_stopped_and_deleted(box: Runtime) -> None:
+    create(box, **{"process.args": ["sh", "-c", "echo it runs; exec sleep 1000"]})
+    state = box.state()
+    assert state["status"] == "created"
+    assert os.readlink(f"/proc/{state['pid']}/ns/pid") != os.readlink("/proc/self/ns/pid")
+    assert output(box) == ""
+    box.ok("start", "box")
+    wait_for(box, "running")
+    assert output(box) == "it runs\n"
+    assert "and only a created one can be" in box.call("start", "box").stderr
+    assert "stop it first" in box.call("delete", "box").stderr
+    box.ok("kill", "box", "KILL")
+    wait_for(box, "stopped")
+    assert box.state()["pid"] == 0
+    assert box.call("kill", "box").stderr == "ketch-runtime: container not running\n"
+    box.ok("delete", "box")
+    assert "does not exist" in box.call("state", "box").stderr
+    assert not cgroup.Group(cgroup.layout().directories("box"), v2=False).exists()
+
+
+def test_the_exit_status_of_run_is_the_programs(box: Runtime) -> None:
+    assert box.run("exit 7").returncode == 7
+    assert box.run("kill -9 $$").returncode == 137 or box.run("kill -9 $$").returncode == 0  # pid 1 is immune to itself
+    assert box.run("exec true").returncode == 0
+
+
+def test_what_a_config_asks_for_is_what_a_container_gets(box: Runtime) -> None:
+    said = box.said(
+        "hostname; id -u; id -g; pwd; umask; echo $A; ulimit -n; "
+        "grep -E 'CapEff|NoNewPrivs' /proc/self/status; echo $HOME",
+        **{
+            "process.user": {"uid": 1000, "gid": 1000, "umask": 0o27, "additionalGids": [1001]},
+            "process.cwd": "/tmp",
+            "process.env": ["PATH=/bin", "A=b c"],
+            "process.noNewPrivileges": True,
+            "process.rlimits": [{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 100}],
+        },
+    ).split("\n")
+    assert said[:7] == ["box", "1000", "1000", "/tmp", "0027", "b c", "99"]
+    assert said[7].split() == ["CapEff:", "0" * 16]
+    assert said[8].split() == ["NoNewPrivs:", "1"]
+    assert said[9] == "/home/user"
+
+
+def test_mounts_have_the_options_that_were_asked_for(box: Runtime, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "file").write_text("from the host\n")
+    box.write()
+    mounts = json.loads((box.bundle / "config.json").read_text())["mounts"]
+    mounts += [
+        {"destination": "/data", "source": str(tmp_path / "shared"), "options": ["rbind", "ro", "nosuid"]},
+        {"destination": "/one", "source": str(tmp_path / "shared/file"), "options": ["bind"]},
+        {"destination": "/scratch", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k", "mode=700", "noexec"]},
+        {"destination": "/etc", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]},
+        {"destination": "relative/deep", "type": "tmpfs", "source": "tmpfs"},
+    ]
+    said = box.said(
+        "cat /data/file /one; echo x > /data/y; cat /etc/hostname; touch /etc/new && echo copied; "
+        "grep -E ' (/data|/scratch|/relative/deep) ' /proc/mounts",
+        mounts=mounts,
+    )
+    assert said.startswith("from the host\nfrom the host\nketch\ncopied\n")
+    options = {line.split()[1]: line.split()[3].split(",") for line in said.splitlines()[4:]}
+    assert {"ro", "nosuid"} <= set(options["/data"])
+    assert {"rw", "noexec", "size=64k", "mode=700"} <= set(options["/scratch"])
+    assert "/relative/deep" in options
+    assert not (tmp_path / "shared/y").exists()
+
+
+def test_masked_paths_are_empty_and_readonly_paths_refuse_writes(box: Runtime) -> None:
+    said = box.said(
+        "cat /proc/keys | wc -c; ls /sys/firmware | wc -l; echo 1 > /proc/sys/kernel/domainname; echo $?",
+        **{"root.readonly": True},
+    )
+    assert said.split() == ["0", "0", "1"]
+    assert box.run("touch /x", **{"root.readonly": True}).returncode == 1
+
+
+def test_limits_arrive_in_the_control_groups(box: Runtime) -> None:
+    box.start(
+        **{
+            "linux.resources": {
+                "memory": {"limit": 1 << 25},
+                "cpu": {"shares": 512, "quota": 50000, "period": 100000},
+                "pids": {"limit": 20},
+            }
+        }
+    )
+    layout = cgroup.layout()
+    group = cgroup.Group(layout.directories("box"), v2=layout.v2)
+    if layout.v2:
+        wanted = {
+            ("memory", "memory.max"): str(1 << 25),
+            ("cpu", "cpu.max"): "50000 100000",
+            ("pids", "pids.max"): "20",
+        }
+    else:
+        wanted = {
+            ("memory", "memory.limit_in_bytes"): str(1 << 25),
+            ("cpu", "cpu.shares"): "512",
+            ("cpu", "cpu.cfs_quota_us"): "50000",
+            ("pids", "pids.max"): "20",
+        }
+    assert {key: group.read(*key) for key in wanted} == wanted
+    box.ok("update", "--pids-limit", "30", "--memory", "64m", "box")
+    assert group.read("pids", "pids.max") == "30"
+    events = json.loads(box.ok("events", "--stats", "box"))
+    assert events["type"] == "stats"
+    assert events["data"]["pids"]["current"] >= 1
+    assert events["data"]["memory"]["usage"]["limit"] == 64 << 20
+
+
+def test_only_allowed_devices_can_be_opened(box: Runtime) -> None:
+    said = box.said(
+        "echo x > /dev/null && echo null; mknod /dev/mem2 c 1 1; cat /dev/mem2 2>&1 | grep -c 'not permitted'",
+        **{
+            "linux.resources.devices": [{"allow": False, "access": "rwm"}],
+            "process.capabilities": {kind: ["CAP_MKNOD"] for kind in ("bounding", "effective", "permitted")},
+        },
+    )
+    assert said.split() == ["null", "1"]
+
+
+def test_a_process_joins_a_container(box: Runtime) -> None:
+    box.start("sleep", "1000")
+    done = box.call("exec", "-e", "X=y", "box", "sh", "-c", "echo $X; ps | wc -l; exit 3")
+    assert done.returncode == 3
+    assert done.stdout.split()[0] == "y"
+    assert box.call("exec", "box", "nosuch").returncode == 255
+    process = {"args": ["id", "-u"], "cwd": "/", "user": {"uid": 65534, "gid": 65534}, "env": ["PATH=/bin"]}
+    (box.bundle / "process.json").write_text(json.dumps(process))
+    assert box.ok("exec", "--process", str(box.bundle / "process.json"), "box") == "65534\n"
+    assert box.ok("exec", "-u", "1000:1000", "box", "id", "-u") == "1000\n"
+    assert "expected UID or UID:GID" in box.call("exec", "-u", "root", "box", "id").stderr
+    pids = json.loads(box.ok("ps", "--format", "json", "box"))
+    assert pids == [box.state()["pid"]]
+
+
+def test_a_paused_container_stands_still(box: Runtime) -> None:
+    create(box, **{"process.args": ["sh", "-c", "while :; do echo x; sleep 0.02; done"]})
+    box.ok("start", "box")
+    box.ok("pause", "box")
+    assert box.state()["status"] == "paused"
+    before = output(box)
+    assert "it is paused" in box.call("exec", "box", "true").stderr
+    time.sleep(0.2)
+    assert output(box) == before
+    box.ok("resume", "box")
+    assert box.state()["status"] == "running"
+    box.ok("pause", "box")
+    box.remove()
+
+
+def test_seccomp_answers_as_the_profile_says(box: Runtime) -> None:
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"],
+        "syscalls": [{"names": ["mkdir", "mkdirat", "no_such_call"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99}],
+    }
+    script = "mkdir /x 2>&1; grep Seccomp: /proc/self/status"
+    for user in ({"uid": 0, "gid": 0}, {"uid": 1000, "gid": 1000}):
+        said = box.said(script, **{"linux.seccomp": profile, "process.user": user})
+        assert "Cannot assign requested address" in said  # errno 99
+        assert said.split()[-1] == "2"
+    assert len(list((box.root / ".cache/seccomp").iterdir())) == 1
+
+
+def test_a_seccomp_agent_is_given_the_listener(box: Runtime, tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    agent = socket.socket(socket.AF_UNIX)
+    agent.bind(str(path))
+    agent.listen()
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "listenerPath": str(path),
+        "listenerMetadata": "for the agent",
+        "syscalls": [{"names": ["sethostname"], "action": "SCMP_ACT_NOTIFY"}],
+    }
+    box.start(**{"linux.seccomp": profile})
+    connection, _ = agent.accept()
+    data, fds = received(connection)
+    told = json.loads(data)
+    assert told["metadata"] == "for the agent"
+    assert told["fds"] == ["seccompFd"]
+    assert told["state"]["id"] == "box"
+    assert len(fds) == 1
+    assert "seccomp" in os.readlink(f"/proc/self/fd/{fds[0]}")
+    os.close(fds[0])
+    agent.close()
+
+
+def test_a_user_namespace_maps_the_ids(box: Runtime) -> None:
+    subprocess.run(["chown", "-R", "100000:100000", str(box.rootfs)], check=True)
+    os.chmod(box.root.parent, 0o755)
+    for folder in (box.bundle, *box.bundle.parents):
+        os.chmod(folder, os.stat(folder).st_mode | 0o5)
+    mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    names = ("pid", "network", "ipc", "uts", "mount", "user", "cgroup")
+    said = box.said(
+        "cat /proc/self/uid_map; id -u; touch /made; echo x > /dev/null && echo null; stat -c %u /bin/sh",
+        **{
+            "linux.namespaces": [{"type": kind} for kind in names],
+            "linux.uidMappings": mapping,
+            "linux.gidMappings": mapping,
+        },
+    )
+    assert said.split() == ["0", "100000", "65536", "0", "null", "0"]
+    assert (box.rootfs / "made").stat().st_uid == 100000
+
+
+def test_hooks_run_in_their_order_with_the_state(box: Runtime, tmp_path: Path) -> None:
+    log = tmp_path / "hooks"
+    points = ("prestart", "createRuntime", "poststart", "poststop")
+    hooks = {
+        point: [
+            {"path": "/bin/sh", "args": ["sh", "-c", f"echo {point} $(cat) >> {log}"], "env": ["PATH=/bin:/usr/bin"]}
+        ]
+        for point in points
+    }
+    hooks["createContainer"] = [
+        {"path": "/bin/sh", "args": ["sh", "-c", f"cat > /dev/null; echo createContainer {{}} >> {log}"]}
+    ]
+    hooks["startContainer"] = [{"path": "/bin/sh", "args": ["sh", "-c", "cat > /dev/null; echo started > /tmp/in"]}]
+    assert box.run("cat /tmp/in", hooks=hooks).stdout == "started\n"
+    lines = [line.split(" ", 1) for line in log.read_text().splitlines()]
+    assert [point for point, _ in lines] == ["prestart", "createRuntime", "createContainer", "poststart", "poststop"]
+    states = {point: json.loads(text) for point, text in lines if text != "{}"}
+    assert states["createRuntime"]["status"] == "creating"
+    assert states["poststart"]["status"] == "running"
+    assert states["poststop"]["status"] == "stopped"
+    assert all(state["id"] == "box" for state in states.values())
+
+
+@pytest.mark.parametrize("point", ["prestart", "createRuntime", "createContainer", "startContainer", "poststart"])
+def test_a_failing_hook_leaves_nothing(box: Runtime, point: str) -> None:
+    done = box.run("sleep 1000", hooks={point: [{"path": "/bin/sh", "args": ["sh", "-c", "exit 9"]}]})
+    assert done.returncode == 1
+    assert f"hooks.{point}[0]: /bin/sh ended with exit status 9" in done.stderr
+    assert box.ok("list", "-q") == ""
+
+
+def test_a_hook_that_takes_too_long_is_killed(box: Runtime) -> None:
+    hook = {"path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1}
+    done = box.run("true", hooks={"createRuntime": [hook]})
+    assert "did not end within its timeout of 1 s" in done.stderr
+
+
+def test_a_terminal_is_handed_over_a_socket(box: Runtime, tmp_path: Path) -> None:
+    path = tmp_path / "console.sock"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    box.write(
+        **{
+            "process.terminal": True,
+            "process.args": ["sh", "-c", "tty; stty size"],
+            "process.consoleSize": {"height": 40, "width": 99},
+        }
+    )
+    command = [box_command(), "--root", str(box.root), "create", "-b", str(box.bundle), "--console-socket", str(path)]
+    null = subprocess.DEVNULL  # not a pipe: the init would hold it, and we wait for its end
+    subprocess.run([*command, "box"], stdin=null, stdout=null, stderr=null, check=True)
+    connection, _ = listener.accept()
+    _, fds = received(connection)
+    box.ok("start", "box")
+    said = b""
+    while b"40 99" not in said:
+        said += os.read(fds[0], 4096)
+    assert said.startswith((b"/dev/pts/0", b"/dev/console"))
+    os.close(fds[0])
+    listener.close()
+    assert "--console-socket is needed" in box.call("create", "-b", str(box.bundle), "other").stderr
+
+
+def test_signals_reach_the_program_through_run(box: Runtime) -> None:
+    box.write(**{"process.args": ["sh", "-c", "trap 'exit 42' TERM; echo ready; while :; do sleep 0.05; done"]})
+    command = [box_command(), "--root", str(box.root), "run", "-b", str(box.bundle), "box"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(10) == 42
+
+
+def test_descriptors_are_passed_only_when_asked(box: Runtime) -> None:
+    reading, writing = os.pipe()
+    box.write(**{"process.args": ["sh", "-c", "ls /proc/self/fd | wc -l; ls -l /proc/$$/fd | grep -c pipe:"]})
+    command = [box_command(), "--root", str(box.root), "run", "-b", str(box.bundle)]
+    kept = subprocess.run(
+        [*command, "box"], stdin=subprocess.DEVNULL, capture_output=True, text=True, pass_fds=(writing,), check=True
+    )
+    assert kept.stdout.split()[0] == "4"
+    os.close(reading)
+    os.close(writing)
+
+
+def test_delete_force_takes_down_what_init_left_behind(box: Runtime) -> None:
+    spaces = [{"type": kind} for kind in ("network", "ipc", "uts", "mount")]
+    box.start("sh", "-c", "sleep 1000 & sleep 1001 & exec sleep 1002", **{"linux.namespaces": spaces})
+    layout = cgroup.layout()
+    group = cgroup.Group(layout.directories("box"), v2=layout.v2)
+    deadline = time.monotonic() + 5
+    while len(group.processes()) < 3:
+        assert time.monotonic() < deadline
+    box.remove()
+    assert group.processes() == []
+    assert not group.exists()
+
+
+def test_a_fork_bomb_is_held_and_removed(box: Runtime) -> None:
+    box.start("sh", "-c", "f() { f | f & }; f; sleep 1000", **{"linux.resources.pids": {"limit": 50}})
+    time.sleep(0.3)
+    box.remove()
+
+
+def test_two_creations_of_one_id_meet(box: Runtime) -> None:
+    box.start()
+    done = box.run("true")
+    assert done.returncode == 1
+    assert "container 'box' already exists" in done.stderr
+    assert box.state()["status"] == "running"
+
+
+def test_spec_writes_a_config_that_runs(box: Runtime, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    os.rename(box.rootfs, tmp_path / "made/rootfs")
+    box.ok("spec", "--bundle", str(tmp_path / "made"))
+    assert "exists already" in box.call("spec", "--bundle", str(tmp_path / "made")).stderr
+    path = tmp_path / "made/config.json"
+    document = json.loads(path.read_text())
+    document["process"]["terminal"] = False
+    document["process"]["args"] = ["hostname"]
+    path.write_text(json.dumps(document))
+    assert box.ok("run", "-b", str(tmp_path / "made"), "made") == "ketch\n"
+
+
+def test_features_and_doctor_speak_json(box: Runtime) -> None:
+    features = json.loads(box.ok("features"))
+    assert features["ociVersionMax"] == "1.3.0"
+    assert "rro" in features["mountOptions"]
+    facts = json.loads(box.ok("doctor", "--format", "json"))
+    assert {"name", "present", "since", "cost"} == set(facts[0])
+
+
+def test_explain_has_no_effect(box: Runtime) -> None:
+    box.write()
+    told = json.loads(box.ok("explain", "--format", "json", "-b", str(box.bundle)))
+    phases = [step["phase"] for step in told["steps"]]
+    assert phases.index("namespaces") < phases.index("mount") < phases.index("confine") < phases.index("exec")
+    assert not box.root.exists()
