@@ -17,14 +17,14 @@ TESTS ?=
 
 VENV := .venv
 PACKAGES := ca-certificates gcc libc6-dev python3-dev python3-venv libseccomp-dev \
-            busybox-static iproute2 iptables nftables openssl procps skopeo umoci
+            busybox-static curl iproute2 iptables nftables openssl procps skopeo umoci
 TOP := $(abspath .)
 GO_WANTED := 1.26
 
 ##@ From nothing
 setup: $(VENV)/ready ## Take what a fresh Debian 12 lacks (apt packages, a venv, a current Go); quick when nothing is missing
 
-$(VENV)/ready: pyproject.toml
+$(VENV)/ready: pyproject.toml Makefile
 	@missing=""; for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q "ok installed" || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
 	  [ "$$(id -u)" = 0 ] || { echo "setup: these packages are missing:$$missing (try: sudo make setup)" >&2; exit 1; }; \

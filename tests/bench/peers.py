@@ -38,6 +38,6 @@ def plugin_folders() -> dict[str, str]:
     """Name -> folder of every set of CNI plugins here, ours first."""
     found = {"ketch-cni": str(OUR_PLUGINS)}
     found |= {f"Go plugins ({folder})": folder for folder in CNI_FOLDERS if os.access(f"{folder}/bridge", os.X_OK)}
-    if folder := built("cni-go"):
+    if folder := built("cni-plugins"):
         found["Go plugins (built)"] = folder
     return found

@@ -4,6 +4,7 @@
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +21,16 @@ class Example:
     def __str__(self) -> str:
         return self.place
 
-    def verify(self) -> None:
+    def verify(self, shell: Sequence[str] = ("sh",), **environment: str) -> None:
         """Run the block as one shell session and compare after each command."""
         marker = "=== end of command ==="
         script = "".join(f"{command}\necho '{marker}' $?\n" for command, _ in self.commands)
         path = f"{TOP}/.venv/bin:{os.environ['PATH']}"
         done = subprocess.run(
-            ["sh"],
+            shell,
             input=script,
             cwd=TOP,
-            env={**os.environ, "PATH": path, "LC_ALL": "C.UTF-8"},
+            env={**os.environ, "PATH": path, "LC_ALL": "C.UTF-8", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
