@@ -43,6 +43,7 @@ class CreateRequest:
         "pid_file",
         "pidfd_socket",
         "root",
+        "seed",
         "sibling",
         "stdio",
         "systemd_cgroup",
@@ -63,6 +64,7 @@ class CreateRequest:
         self.use_cgroups = True
         self.hold = True
         self.sibling = False
+        self.seed = -1
         self.stdio: tuple[int, int, int] | None = None
 
 
@@ -207,6 +209,7 @@ def _make(request: CreateRequest, plan: Plan, layout: cgroup.Layout, entry: Reco
     birth = init.Launch()
     birth.foreign = (lock_fd,)
     birth.stdio = request.stdio
+    birth.seed = request.seed
     if plan.cgroup_paths:
         birth.group, entry.cgroup_made = launch.set_up_cgroup(plan, layout)
     if not plan.options.no_new_keyring:

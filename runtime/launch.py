@@ -11,6 +11,7 @@ from runtime.errors import CreateFailed
 from runtime.inside import handshake, init
 from runtime.linux import cgroup, json_text, mounts, namespaces, processes, syscalls
 from runtime.linux._core import lib
+from runtime.plan import container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,7 +104,10 @@ def clone_init(plan: Plan, launch: init.Launch, *, sibling: bool) -> tuple[int, 
         if plan.namespaces.in_between:
             pid = _clone_in_between(plan, launch, parent, child, family, cgroup_fd)
         else:
-            pid = syscalls.clone3(plan.namespaces.clone_flags | family, cgroup_fd=cgroup_fd)
+            if launch.seed >= 0 and not container.fits_seed(plan):
+                launch.seed = -1
+            flags = plan.namespaces.clone_flags & ~(lib.CLONE_NEWNS if launch.seed >= 0 else 0)
+            pid = syscalls.clone3(flags | family, cgroup_fd=cgroup_fd)
             if pid == 0:
                 parent.close()
                 init.run(plan, child, launch, None)

@@ -36,11 +36,15 @@ if TYPE_CHECKING:
     from runtime.spec.model import Process
 
 
+SEED_ROOT = "/root"  # where a seed namespace has room for a container's root
+
+
 class Launch:
     """What the parent hands to the init besides the plan; all of it in memory, across the fork.
 
     `listener`: the start socket of `create`; None when the parent itself will say START. `console_socket`: a connected
     socket that receives the terminal's master; `stdio`: descriptors to become 0, 1, 2 (None: those of the parent stay).
+    `seed`: a nearly empty mount namespace to start from instead of a copy of the host's (1.5 us per mount), or -1.
     """
 
     __slots__ = (
@@ -52,6 +56,7 @@ class Launch:
         "keyring",
         "listener",
         "notify",
+        "seed",
         "stdio",
     )
 
@@ -65,6 +70,7 @@ class Launch:
         self.keyring: str | None = None
         self.foreign: tuple[int, ...] = ()
         self.notify: tuple[str, str] | None = None
+        self.seed = -1
 
 
 def seal(*, terminal: bool) -> None:
@@ -92,13 +98,18 @@ def prepare(plan: Plan) -> Context:
     context = Context(bundle=plan.bundle, root_path=plan.root_path, channel=None, userns=plan.userns)
     if plan.masks:
         context.prepare()
+    prepare_into(plan, context)
+    return context
+
+
+def prepare_into(plan: Plan, context: Context) -> None:
+    """The same for a context that is there."""
     for step in (plan.bind_root, *plan.mounts, *plan.furnish):
         if needs_host(step):
             try:
                 step.prepare(context)  # type: ignore[attr-defined]
             except (OSError, ValueError) as cause:
                 raise StepFailed(step, cause) from cause
-    return context
 
 
 def run(plan: Plan, channel: ChildEnd, launch: Launch, context: Context | None) -> NoReturn:
@@ -133,12 +144,23 @@ def _run(plan: Plan, channel: ChildEnd, launch: Launch, context: Context | None)
         if plan.masks:
             context.prepare()
     context.channel = channel
+    if launch.seed >= 0:
+        _leave_for_seed(plan, context, launch.seed)
     _wait_for_parent(plan, channel, context)
     _build(plan, context, launch)
     path = _ready(plan, context)
     channel.say(handshake.CREATED)
     answer = _wait_for_start(channel, launch)
     guard(answer, lambda: _start(plan, context, launch, path, answer))
+
+
+def _leave_for_seed(plan: Plan, context: Context, seed: int) -> None:
+    """Open what the container gets of the host, then leave the host's mounts behind without ever copying them."""
+    prepare_into(plan, context)
+    syscalls.setns(seed, lib.CLONE_NEWNS)
+    os.close(seed)
+    syscalls.unshare(lib.CLONE_NEWNS)
+    context.root_at = SEED_ROOT
 
 
 def _enter(plan: Plan, channel: ChildEnd, launch: Launch) -> None:

@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import Any
 
-from runtime.keep import birth, places, seen_exit, starter, wire
+from runtime.keep import birth, places, seed, seen_exit, starter, wire
 from runtime.keep.attach import Viewer
 from runtime.keep.kept import KeptContainer
 from runtime.keep.loop import READ, Loop
@@ -352,7 +352,7 @@ class _Starting:
             return starter.main(request, keeper.state_dir, theirs, far)
 
         try:
-            self.pid = birth.fork("ketch-starter", [*theirs, far.fileno()], body)
+            self.pid = birth.fork("ketch-starter", [*theirs, far.fileno(), seed.fd], body)
         except OSError:
             ours.close()
             self.undo()

@@ -5,6 +5,7 @@ from typing import Any
 
 from runtime import create, joining, remove
 from runtime.errors import RuntimeFailure
+from runtime.keep import seed
 from runtime.linux import cgroup, fdpass
 
 
@@ -33,6 +34,7 @@ class Maker:
         asked = create.CreateRequest(self._root, self._request["id"], self._request["bundle"])
         asked.hold = False
         asked.sibling = True
+        asked.seed = seed.fd
         asked.systemd_cgroup = self._request["systemd_cgroup"]
         if self._request["tty"]:
             ours, theirs = fdpass.pair()

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from runtime.keep import birth, exec_keeper, keeper, native, oom_score, pins, places, wire
+from runtime.keep import birth, exec_keeper, keeper, native, oom_score, pins, places, seed, wire
 from runtime.keep.loop import READ, Loop
 from runtime.linux import processes, syscalls
 from runtime.linux._core import lib
@@ -77,8 +77,9 @@ class Spawner:
         self.loop.on_child(self._child_ended)
         assert self._listener is not None
         self.loop.watch(self._listener.fileno(), READ, self._accept)
-        self._find_left_behind()
         native.warm_up()
+        seed.plant(self.state_dir)
+        self._find_left_behind()
         gc.collect()
         gc.freeze()
         self.loop.run()
@@ -147,7 +148,7 @@ class Spawner:
     def _start(self, connection: wire.Connection, message: dict[str, Any]) -> None:
         identity = message["id"]
         if identity in self._kept:
-            raise keeper.Refusal(f"cannot start container {identity}: it runs already")
+            raise keeper.Refusal(f"cannot start container {identity}: it was started before (forget it first)", "start")
         chosen = self._with_room()
         self._kept[identity] = chosen.containers[identity] = _Kept(identity, chosen)
         chosen.channel.send(message, [connection.fileno()])
@@ -173,7 +174,7 @@ class Spawner:
             record = places.read_json(places.kept_file(self.state_dir, identity)) or {"pid": 0}
             if record["pid"] and processes.is_alive(record["pid"], record["start_time"]):
                 raise keeper.Refusal(f"cannot forget container {identity}: it has not ended")
-        if identity in self._kept and not os.path.exists(places.exit_file(self.state_dir, identity)):
+        if identity in self._kept:
             # It is being started, or its end is being written down: a matter of moments.
             self._forgetting.append((identity, connection))
             return None
@@ -237,7 +238,7 @@ class Spawner:
         state_dir = self.state_dir
         pid = birth.fork(
             "ketch-keeper",
-            [theirs.fileno(), listener.fileno()],
+            [theirs.fileno(), listener.fileno(), seed.fd],
             lambda: keeper.Keeper(state_dir, name, listener, theirs).run(),
         )
         theirs.close()

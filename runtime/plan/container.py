@@ -305,6 +305,21 @@ def needs_host(step: Step) -> bool:
     return isinstance(step, (mount_plan.MountStep, BindRoot)) or (isinstance(step, DeviceNode) and step.bind)
 
 
+def fits_seed(plan: Plan) -> bool:
+    """Whether all of the host that the init needs can be opened before it leaves the host's mounts for a nearly empty
+    namespace: its hooks, shared mounts and file systems with sources of their own need the real one."""
+    spaces = plan.namespaces
+    simple = ("proc", "sysfs", "tmpfs", "devpts", "mqueue")
+    return (
+        "mnt" in spaces.new
+        and not spaces.in_between
+        and not plan.hooks.create_container
+        and not plan.options.no_pivot
+        and plan.bind_root.propagation not in ("shared", "rshared")
+        and all(not isinstance(s, mount_plan.FilesystemMount) or s.kind in simple for s in plan.mounts)
+    )
+
+
 def describe(plan: Plan) -> list[tuple[str, str]]:
     """Every step in order, as (phase, sentence)."""
     lines: list[tuple[str, str]] = []

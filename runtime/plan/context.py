@@ -54,6 +54,7 @@ class Context:
         "null",
         "proc",
         "root",
+        "root_at",
         "root_path",
         "shared_root",
         "trees",
@@ -63,6 +64,7 @@ class Context:
     def __init__(self, *, bundle: str, root_path: str, channel: "Channel | None", userns: bool) -> None:
         self.bundle = bundle
         self.root_path = root_path
+        self.root_at = ""  # where the root is attached, if not over itself
         self.channel = channel
         self.userns = userns
         self.root = -1

@@ -84,7 +84,7 @@ class BindRoot(Step):
         tree = context.trees.pop(self)
         private = context.shared_root or self.host_mounts
         syscalls.mount_setattr(tree.fd, propagation=lib.MS_PRIVATE if private else lib.MS_SLAVE)
-        target = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        target = os.open(context.root_at or self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         tree.attach("", target)
         os.close(target)
         context.root = tree.fd

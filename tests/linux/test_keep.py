@@ -330,3 +330,19 @@ def test_events_tell_every_exit_once(node: Node) -> None:
         node.shell(f"c{number}", f"exit {number}")
     listener.join(20)
     assert sorted(seen) == [f"c{number} {number}" for number in range(5)]
+
+
+def test_a_container_starts_from_a_nearly_empty_mount_namespace(node: Node) -> None:
+    volume = node.top / "volume"
+    volume.mkdir()
+    (volume / "file").write_text("of the node")
+    mounts = [*MOUNTS, {"destination": "/mnt", "type": "bind", "source": str(volume), "options": ["rbind", "ro"]}]
+    bundle = Path(node.bundle("a", "sh", "-c", "cat /mnt/file; echo; cut -d ' ' -f 5 /proc/self/mountinfo"))
+    config = json.loads((bundle / "config.json").read_text())
+    (bundle / "config.json").write_text(json.dumps({**config, "mounts": mounts}))
+    node.client.start(keep.StartRequest(id="a", bundle=str(bundle), log_path=node.log_path("a")))
+    assert node.client.wait("a", 10).exit_code == 0  # type: ignore[union-attr]
+    text, *points = node.output("a").splitlines()
+    assert text == "of the node"
+    assert sorted(points) == ["/", "/dev", "/dev/pts", "/mnt", "/proc"]
+    assert Path(node.state, "spawner.log").read_text() == ""
