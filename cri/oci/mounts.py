@@ -66,6 +66,8 @@ def check(mount: MountRequest) -> None:
         raise Refused(f"{where}: an image volume cannot propagate mounts")
     if not mount.image and not mount.host_path and mount.kind == "bind":
         raise Refused(f"{where}: neither host_path nor image")
+    if mount.host_path and not mount.host_path.startswith("/"):
+        raise Refused(f"{where}: host_path {mount.host_path!r} is not absolute")
     if mount.image_sub_path and not mount.image:
         raise Refused(f"{where}: image_sub_path without an image")
     if mount.recursive_readonly and not mount.readonly:

@@ -9,11 +9,6 @@ from cri.engine.request import Resources
 from cri.oci.facts import Device, Node, Refused
 
 DEVICE_RULES: tuple[dict[str, Any], ...] = ({"allow": False, "access": "rwm"},)
-# mknod of any device is allowed by CAP_MKNOD, opening it is not: as runc and crun do.
-SAFE_DEVICES: tuple[dict[str, Any], ...] = (
-    {"allow": True, "type": "c", "access": "m"},
-    {"allow": True, "type": "b", "access": "m"},
-)
 
 
 def cgroups_path(parent: str, container_id: str, node: Node) -> str:
@@ -61,7 +56,7 @@ def hugepages(limits: Resources, node: Node) -> list[dict[str, Any]]:
 def device_rules(devices: tuple[Device, ...], *, privileged: bool) -> list[dict[str, Any]]:
     if privileged:
         return [{"allow": True, "access": "rwm"}]
-    rules = [*DEVICE_RULES, *SAFE_DEVICES]
+    rules = [*DEVICE_RULES]  # what every container may use, the runtime adds by itself
     rules += [
         {"allow": True, "type": d.kind, "major": d.major, "minor": d.minor, "access": d.permissions} for d in devices
     ]

@@ -51,6 +51,7 @@ class Daemon:
         self.logs = folder / "logs"
         self.log = folder / "ketch-cri.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.command = [str(TOP / ".venv/bin/ketch-cri"), "--config", str(folder / "config.toml")]
         self._numbers = itertools.count()
         for directory in (self.state, self.root, self.logs, folder / "net.d", folder / "cni"):
             directory.mkdir(parents=True, exist_ok=True)
@@ -70,9 +71,7 @@ class Daemon:
 
     def start(self) -> "Daemon":
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [TOP / ".venv/bin/ketch-cri", "--config", self.config], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_for(lambda: self._answers(), 20, lambda: f"the daemon does not answer:\n{self.log.read_text()}")
         return self
 
