@@ -7,7 +7,7 @@ import struct
 import termios
 from typing import Any
 
-from runtime.keep import foreign, native, oom_score, tree, wire
+from runtime.keep import foreign, native, standing, tree, wire
 from runtime.keep.loop import READ, Loop
 from runtime.linux import syscalls
 from runtime.linux._core import lib
@@ -16,7 +16,7 @@ from runtime.linux._core import lib
 def serve(state_dir: str, connection: wire.Connection, record: dict[str, Any], request: dict[str, Any]) -> int:
     """Run the program of an exec request; answer when it runs, and again when it has ended."""
     syscalls.prctl(lib.PR_SET_CHILD_SUBREAPER, 1)  # a foreign command's own child falls to us
-    oom_score.expose()
+    standing.give_back()
     processes = tree.Processes()  # the node's, as long as we see them: joining changes our root
     joiner = (foreign if record["handler"] else native).Joiner(record, request, state_dir)
     stdio = _Stdio(request)

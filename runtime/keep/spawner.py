@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from runtime.keep import birth, exec_keeper, keeper, native, oom_score, pins, places, seed, wire
+from runtime.keep import birth, exec_keeper, keeper, native, pins, places, seed, standing, wire
 from runtime.keep.loop import READ, Loop
 from runtime.linux import processes, syscalls
 from runtime.linux._core import lib
@@ -420,7 +420,7 @@ def main(argv: list[str] | None = None) -> int:
     if os.fork():
         return 0  # whoever started us waits for this; the spawner is nobody's zombie
     birth.rename("ketch-spawner")
-    oom_score.protect()
+    standing.take()
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN if number != signal.SIGTERM else signal.SIG_DFL)

@@ -8,7 +8,7 @@ memory goes with it, so a config of 10 MB leaves nothing in the keeper.
 import signal
 from typing import Any
 
-from runtime.keep import foreign, native, oom, oom_score, wire
+from runtime.keep import foreign, native, oom, standing, wire
 from runtime.linux import processes
 
 
@@ -19,7 +19,7 @@ class Cancelled(Exception):
 def main(request: dict[str, Any], state_dir: str, stdio: list[int], report: wire.Connection) -> int:
     """Make and start; tell the keeper how it went. stdio is empty for a container with a terminal."""
     signal.signal(signal.SIGTERM, _cancel)
-    oom_score.expose()
+    standing.give_back()
     maker = foreign.Maker(request, state_dir) if request["handler"] else native.Maker(request, state_dir)
     try:
         pid = maker.create(stdio)

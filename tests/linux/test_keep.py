@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import signal
 import sys
 import termios
@@ -346,3 +347,15 @@ def test_a_container_starts_from_a_nearly_empty_mount_namespace(node: Node) -> N
     assert text == "of the node"
     assert sorted(points) == ["/", "/dev", "/dev/pts", "/mnt", "/proc"]
     assert Path(node.state, "spawner.log").read_text() == ""
+
+
+def test_a_container_has_the_limits_that_the_spawner_was_started_with(node: Node) -> None:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    node.shell("a", "ulimit -n; cat /proc/self/oom_score_adj; exec sleep 1000")
+    wait_until(lambda: node.output("a").count("\n") == 2)
+    own = Path("/proc/self/oom_score_adj").read_text().strip()
+    assert node.output("a").split() == [str(soft), own]
+    assert node.exec("a", "sh", "-c", "ulimit -n; cat /proc/self/oom_score_adj").stdout.decode().split() == [
+        str(soft),
+        own,
+    ]
