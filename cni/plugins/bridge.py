@@ -122,6 +122,18 @@ def explain(call: Call) -> list[str]:
     return [*ipam.explain(call), *(step.describe() for step in layout.plan())]
 
 
+def preview_result(call: Call) -> Result:
+    """What an ADD would answer: for explaining the plugins that follow."""
+    call = with_preset(call)
+    layout = Layout(call, Config(call), ipam.preview(call))
+    names = [
+        (layout.config.bridge, "", ""),
+        (layout.host, layout.host_mac, ""),
+        (call.ifname, layout.inside_mac, call.netns),
+    ]
+    return Result([Interface(*name) for name in names], layout.ips, layout.routes)
+
+
 class Layout:
     """What an ADD makes, decided: names, addresses, steps. Pure but for the random MACs."""
 

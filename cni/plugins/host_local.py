@@ -111,9 +111,8 @@ def gc(call: Call) -> None:
 def preview(call: Call) -> Result:
     """The answer that an ADD would get now, with nothing reserved."""
     config = Config(call)
-    with Store(config.data_directory, call.network) as store:
-        choices = _choose(config, store, call)
-    return Result(ips=_ips(choices), routes=config.routes)
+    store = Store(config.data_directory, call.network)  # without its lock, which would make the directory
+    return Result(ips=_ips(_choose(config, store, call)), routes=config.routes)
 
 
 def _ips(choices: list[Choice]) -> list[IP]:

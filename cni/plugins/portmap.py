@@ -3,6 +3,7 @@
 
 import errno
 
+from runtime.linux import netlink_messages as m
 from runtime.linux import nft
 from runtime.linux.netlink import read_sysctl, write_sysctl
 from runtime.linux.nft import INET
@@ -71,6 +72,7 @@ def add(call: Call) -> "dict[str, Any]":
             _enter(call, config, ports, wiring)
             if config.snat:
                 _let_loopback_out(ports, wiring)
+                _let_hairpins_back(call, wiring)
             _forget_udp(ports.udp_ports())
         except BaseException:
             _undo(call, records, wiring)
@@ -268,6 +270,18 @@ def _let_loopback_out(ports: HostPorts, wiring: Wiring) -> None:
         name = wiring.host.link_by_index(way.link).name
         if read_sysctl(f"net/ipv4/conf/{name}/route_localnet") is not None:
             write_sysctl(f"net/ipv4/conf/{name}/route_localnet", "1")
+
+
+def _let_hairpins_back(call: Call, wiring: Wiring) -> None:
+    """A pod that calls its own host port gets its packet back by the port that it came from.
+
+    With br_netfilter the translation happens inside the bridge, which sends nothing back where it came from unless
+    the port is in hairpin mode.
+    """
+    for interface in call.previous.interfaces:
+        link = None if interface.sandbox else wiring.host.find_link(interface.name)
+        if link is not None and link.kind == "veth" and link.slave_kind == "bridge" and not link.hairpin:
+            wiring.host.transact(m.bridge_port(link.index, hairpin=True))
 
 
 def _forget_udp(flows: "list[tuple[int, int]]") -> None:

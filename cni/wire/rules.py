@@ -9,6 +9,9 @@
     table bridge ketch_cni
       prerouting: frames of a guarded port whose source address is not that port's own are dropped
 
+::1 is left alone: the answer to a translated connection from ::1 would come in by the pod's link, and the kernel routes
+packets to ::1 only from lo (rt6_need_strict), so a client would wait for ever; refused at once, it tries 127.0.0.1.
+
 What a map jumps to are policy chains: their name is a hash of their text, so equal policies share one, it never has to
 change, and the element that needs a missing one says so (ENOENT), which is when it is loaded.
 """
@@ -62,6 +65,7 @@ table inet {TABLE} {{
   }}
   chain output {{
     type nat hook output priority -100; policy accept;
+    ip6 daddr ::1 return
     fib daddr type local jump hostports
   }}
   chain postrouting {{
