@@ -11,6 +11,7 @@ from ..ipam import client as ipam
 from ..records import Records
 from ..results import IP, Interface, Result, Route
 from ..wire import interface, masquerade, rules, veth
+from ..wire.bridge import quiet_ipv6
 from ..wire.masquerade import Masquerade, Masquerading
 from ..wire.sandbox import Sandbox
 from ..wire.sysctl import forwarding
@@ -38,6 +39,7 @@ class HostSide(Step):
 
     def apply(self, context: Wiring) -> None:
         link = context.host.link(self.name)
+        quiet_ipv6(self.name)
         requests = []
         for ip in self.ips:
             bits = BITS[ip.prefix.family]

@@ -59,8 +59,18 @@ class EnsureBridge(Step):
                     "vlan and vlanTrunk need CONFIG_BRIDGE_VLAN_FILTERING",
                 ) from error
             raise
+        quiet_ipv6(self.name)
+
+
+def quiet_ipv6(name: str) -> None:
+    """Before a new link of ours has carrier: no router advertisements, no duplicate detection on it.
+
+    While its link-local address is tentative the kernel solicits nobody for a forwarded packet (ipv6_get_lladdr()
+    finds no source), so pods would be deaf for the first two seconds.
+    """
+    for key, value in (("accept_ra", "0"), ("accept_dad", "0")):
         try:
-            write_sysctl(f"net/ipv6/conf/{self.name}/accept_ra", "0")
+            write_sysctl(f"net/ipv6/conf/{name}/{key}", value)
         except KernelError as error:  # a kernel without IPv6
             if error.errno != errno.ENOENT:
                 raise
