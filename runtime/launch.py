@@ -95,6 +95,8 @@ def load_device_rules(group: Group, rules: tuple[DeviceRule, ...], *, v2: bool) 
 
 def clone_init(plan: Plan, launch: init.Launch, *, sibling: bool) -> tuple[int, ParentEnd]:
     """Give birth to the init; our child, or with `sibling` our parent's."""
+    if launch.seed >= 0 and not container.fits_seed(plan):
+        launch.seed = -1
     parent, child = handshake.pair()
     cgroup_fd = launch.group.open_unified() if launch.group is not None else -1
     family = lib.CLONE_PARENT if sibling else 0
@@ -104,8 +106,6 @@ def clone_init(plan: Plan, launch: init.Launch, *, sibling: bool) -> tuple[int, 
         if plan.namespaces.in_between:
             pid = _clone_in_between(plan, launch, parent, child, family, cgroup_fd)
         else:
-            if launch.seed >= 0 and not container.fits_seed(plan):
-                launch.seed = -1
             flags = plan.namespaces.clone_flags & ~(lib.CLONE_NEWNS if launch.seed >= 0 else 0)
             pid = syscalls.clone3(flags | family, cgroup_fd=cgroup_fd)
             if pid == 0:

@@ -148,3 +148,24 @@ def test_what_cannot_be_is_refused_and_leaves_no_pin(node: Node, request_: keep.
     with pytest.raises(keep.Refused, match=says):
         node.client.pin_namespaces(request_)
     assert not os.path.isdir("/run/pins") or os.listdir("/run/pins") == []
+
+
+def test_containers_of_a_pod_with_users_or_a_shared_root_start_from_the_hosts_mounts(node: Node) -> None:
+    mapping = (keep.IdMapping(0, 200000, 65536),)
+    wanted = pins("user", "net", "ipc", "uts", "pid")
+    reaper = node.client.pin_namespaces(keep.PinRequest(wanted, uid_mappings=mapping, gid_mappings=mapping)).reaper
+    assert reaper is not None
+    kinds = {"net": "network"}
+    spaces = [{"type": kinds.get(name, name), "path": path} for name, path in wanted.items()] + [{"type": "mount"}]
+    os.chmod(node.top, 0o755)
+    for directory in node.top.parents:
+        os.chmod(directory, os.stat(directory).st_mode | 0o011)
+    ids = [{"containerID": 0, "hostID": 200000, "size": 65536}]
+    node.shell("a", "cat /proc/self/uid_map", namespaces=spaces, uidMappings=ids, gidMappings=ids)
+    assert node.client.wait("a", 10).exit_code == 0  # type: ignore[union-attr]
+    assert node.output("a").split() == ["0", "200000", "65536"]
+    shared = [{"type": "pid"}, {"type": "mount"}]
+    node.shell("b", "echo shared", namespaces=shared, rootfsPropagation="rshared")
+    assert node.client.wait("b", 10).exit_code == 0  # type: ignore[union-attr]
+    processes.signal(reaper.pid, reaper.start_time, signal.SIGKILL)
+    node.client.unpin(wanted)
