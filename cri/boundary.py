@@ -135,7 +135,8 @@ class Boundary:
     def _fail(self, method: str, error: Exception) -> grpc.StatusCode:
         code = code_of(error)
         if expected(error):
-            log.warning("%s: %s: %s", method, code.name, sentence(error))
+            traced = isinstance(error, OSError) or log.isEnabledFor(logging.DEBUG)
+            log.warning("%s: %s: %s", method, code.name, sentence(error), exc_info=error if traced else None)
         else:
             log.error("%s: a mistake of ours", method, exc_info=error)
         return code

@@ -141,6 +141,9 @@ def let_run(context: Context, record: ContainerRecord, starter: Starter) -> Cont
                 )
             )
     except keep.KeepError as e:
+        if isinstance(e, keep.SpawnerGone):
+            # It died between our question and its answer: whatever it had made by then must not run unknown.
+            runners.delete(context, record)
         now = time.time_ns()
         update(context, record, phase=ContainerPhase.STARTED, failure=str(e), failed_at=now)
         context.book.end(record.id, Ended(128, now, detail=str(e)))
@@ -221,7 +224,7 @@ def signal_number(name: str) -> int:
 
 def send(context: Context, record: ContainerRecord, number: int) -> None:
     """To the init, and at the end to all that it leaves behind: in a shared PID namespace its children outlive it."""
-    if not processes.signal(record.pid, record.start_time, number):
+    if record.pid <= 0 or not processes.signal(record.pid, record.start_time, number):
         return
     if number == signal.SIGKILL:
         group = context.cgroups.group(record.cgroups_path)

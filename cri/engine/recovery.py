@@ -7,7 +7,7 @@ import logging
 import os
 import time
 
-from cri.engine import container, sandbox
+from cri.engine import container, runners, sandbox
 from cri.engine.book import Ended
 from cri.engine.context import Context
 from cri.engine.reconcile import ContainerFacts, ContainerVerdict, PodVerdict, judge_container, judge_pod
@@ -96,6 +96,8 @@ def sweep(directory: str) -> None:
 
 def settle_container(context: Context, record: ContainerRecord) -> None:
     kept = context.keep.kept(record.id)
+    if kept is not None and kept.pid <= 0:
+        kept = None  # its keeper died before there was a process
     facts = ContainerFacts(
         same_boot=record.boot_id == context.boot_id,
         pod_known=record.pod_id in context.book.pods,
@@ -121,6 +123,7 @@ def settle_container(context: Context, record: ContainerRecord) -> None:
         elif verdict == ContainerVerdict.ENDED:
             container.note_end(context, record.id, context.keep.exit(record.id))
         elif verdict == ContainerVerdict.NEVER_RAN:
+            runners.delete(context, record)  # an init that nobody has told to start
             context.book.end(record.id, Ended(128, record.failed_at or time.time_ns(), detail=record.failure))
     except Exception:
         log.exception("container %s: could not be settled as %s; tried again at the next start", record.id, verdict)

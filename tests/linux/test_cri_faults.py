@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kill -9 of daemon, spawner and keepers at random moments, under pods that come and go: nothing is lost or left."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from proto import cri_pb2 as pb
+from tests.support.needs import needs
+from tests.support.pod_driver import Container, Daemon, daemon, wait_for
+
+pytestmark = needs("root", "overlay", "veth", "bridge", "nft", "busybox")
+KILLS = int(os.environ.get("KETCH_KILLS", "12"))
+COUNT = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.02; done"
+
+
+@pytest.fixture
+def cri(tmp_path: Path) -> Iterator[Daemon]:
+    yield from daemon(tmp_path)
+
+
+class Load(threading.Thread):
+    """Pods that come and go, whoever dies meanwhile."""
+
+    def __init__(self, cri: Daemon, number: int) -> None:
+        super().__init__(name=f"load-{number}")
+        self.cri = cri
+        self.number = number
+        self.done = threading.Event()
+        self.cycles = 0
+        self.wrong: list[str] = []
+
+    def run(self) -> None:
+        while not self.done.is_set():
+            try:
+                self.cycle()
+                self.cycles += 1
+            except (grpc.RpcError, ValueError):
+                time.sleep(0.05)  # ValueError: the channel was closed under us
+
+    def cycle(self) -> None:
+        pod = self.cri.run_pod(f"load-{self.number}-{time.monotonic_ns()}")
+        container = pod.start("sh", "-c", "exit 7")
+        status = container.wait(5)
+        if status.state == pb.CONTAINER_EXITED and status.exit_code != 7:
+            self.wrong.append(f"exit code {status.exit_code} was invented: {status}")
+        pod.stop()
+        pod.remove()
+
+
+def spawner_pid(cri: Daemon) -> int:
+    from runtime.keep.client import Client
+
+    return int(Client(str(cri.state)).ping()["pid"])
+
+
+def keepers_of(spawner: int) -> list[int]:
+    children = Path(f"/proc/{spawner}/task/{spawner}/children").read_text().split()
+    return [int(pid) for pid in children if "keep" in Path(f"/proc/{pid}/comm").read_text()]
+
+
+def strike(cri: Daemon, chance: random.Random) -> str:
+    """Kill one of ours; returns whom."""
+    whom = chance.choice(("daemon", "spawner", "keeper"))
+    if whom == "daemon":
+        cri.kill()
+        cri.start()
+        return whom
+    spawner = spawner_pid(cri)
+    victims = [spawner] if whom == "spawner" else keepers_of(spawner)
+    if victims:
+        try:
+            os.kill(chance.choice(victims), signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    return whom
+
+
+def numbers(container: Container) -> list[int]:
+    return [int(text) for _, _, text in container.lines()]
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_and_nothing_is_left_when_our_processes_are_killed(cri: Daemon) -> None:
+    chance = random.Random(int(os.environ.get("KETCH_SEED", "5")))
+    pod = cri.run_pod("steady")
+    steady = [pod.start("sh", "-c", COUNT, name=f"steady-{i}") for i in range(3)]
+    pids = [c.info()["pid"] for c in steady]
+    load = [Load(cri, i) for i in range(3)]
+    for thread in load:
+        thread.start()
+    struck = []
+    for _ in range(KILLS):
+        time.sleep(chance.uniform(0.05, 0.6))
+        struck.append(strike(cri, chance))
+    for thread in load:
+        thread.done.set()
+    for thread in load:
+        thread.join(30)
+    assert not [w for thread in load for w in thread.wrong]
+    assert sum(thread.cycles for thread in load) > 0, struck
+    cri.kill()
+    cri.start()
+    for container, pid in zip(steady, pids, strict=True):
+        assert container.status().state == pb.CONTAINER_RUNNING, struck
+        assert container.info()["pid"] == pid, struck
+        lost = missing(container)
+        assert lost <= struck.count("keeper") + struck.count("spawner"), (lost, struck)
+        before = len(numbers(container))
+        wait_for(lambda c=container, n=before: len(numbers(c)) > n, 5, lambda: f"the log stands still after {struck}")
+    for left in cri.call("ListPodSandbox").items:
+        if left.id != pod.id:
+            for _ in range(2):
+                cri.call("StopPodSandbox", pod_sandbox_id=left.id)
+                cri.call("RemovePodSandbox", pod_sandbox_id=left.id)
+    assert os.listdir(cri.state / "pods") == [pod.id]
+    assert len(os.listdir(cri.state / "bundles")) == 3
+    assert len(os.listdir(cri.folder / "netns")) == 1
+    wait_for(lambda: len(os.listdir(cri.root / "images/rootfs")) == 3, 5, lambda: "writable layers are left")
+
+
+def missing(container: Container) -> int:
+    """How many lines the log lacks, between its first and its last."""
+    seen = numbers(container)
+    assert seen == sorted(set(seen)), "a line twice, or out of order"
+    return seen[-1] - seen[0] + 1 - len(seen)
+
+
+def test_an_exit_while_everything_of_ours_is_dead_is_unknown_and_not_invented(cri: Daemon) -> None:
+    container = cri.run_pod().start("sh", "-c", "sleep 1; exit 5")
+    spawner = spawner_pid(cri)
+    keepers = keepers_of(spawner)
+    cri.kill()
+    os.kill(spawner, signal.SIGKILL)
+    for pid in keepers:
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(1.5)
+    cri.start()
+    status = container.wait(15)
+    assert (status.state, status.exit_code) in ((pb.CONTAINER_UNKNOWN, 255), (pb.CONTAINER_EXITED, 5))
