@@ -22,7 +22,7 @@ from cri.images.leases import Lease
 from cri.images.manifest import Reader
 from cri.images.model import Descriptor, Event
 from cri.images.parts import Parts, Progress
-from cri.images.pull import build_chained, describe
+from cri.images.pull import build, describe
 from cri.images.reference import parse
 from cri.images.tarwriter import Member, Writer
 
@@ -180,7 +180,7 @@ class Taking:
                 raise Corrupt(f"{self._path}: {len(manifest.layers)} layers, {len(config.diff_ids)} diff ids")
             pairs = zip(manifest.layers, config.diff_ids, strict=True)
             refs = [LayerRef(layer.digest, layer.size, layer.media_type, diff_id) for layer, diff_id in pairs]
-            build_chained(self._parts, refs, self._lease, None)
+            build(self._parts, refs, self._lease, None)
         else:
             refs = [LayerRef(layer.digest, layer.size, layer.media_type, "") for layer in manifest.layers]
         return describe(self._parts, digest, len(data), manifest, config, refs, indexes, pinned=False)

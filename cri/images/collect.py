@@ -12,7 +12,7 @@ import time
 
 from cri.images.catalogue import Record
 from cri.images.digest import chain_ids
-from cri.images.layers import alone_name, chained_name
+from cri.images.layers import alone_name, chained_name, flat_name
 from cri.images.layout import delete, failures
 from cri.images.leases import living
 from cri.images.model import Collected, FsUsage
@@ -29,7 +29,9 @@ def layer_names(record: Record) -> set[str]:
     for manifest in record.manifests:
         diff_ids = tuple(layer.diff_id for layer in manifest.layers if layer.diff_id)
         names.update(alone_name(diff_id) for diff_id in diff_ids)
-        names.update(chained_name(chain_id) for chain_id in chain_ids(diff_ids))
+        chain = chain_ids(diff_ids)
+        names.update(chained_name(chain_id) for chain_id in chain)
+        names.update(flat_name(chain_id) for chain_id in chain[-1:])
     return names
 
 

@@ -52,6 +52,10 @@ def chained_name(chain_id: str) -> str:
     return "c" + chain_id.partition(":")[2][:_DIGITS]
 
 
+def flat_name(chain_id: str) -> str:
+    return "f" + chain_id.partition(":")[2][:_DIGITS]
+
+
 class Layers:
     """The unpacked layers of a store."""
 
@@ -133,6 +137,23 @@ class Layers:
             return done
 
         return self._make(chained_name(chain_id), diff_id, chain_id, blob, fill, cancel)
+
+    def unpack_flat(
+        self, chain_id: str, sources: Sequence[tuple[str, Callable[[], bytes]]], cancel: Cancellation | None = None
+    ) -> Layer:
+        """A whole image as one tree, layer upon layer by plain copying: for file systems without overlayfs."""
+
+        def fill(folder: str) -> unpack.Unpacked:
+            tree = os.path.join(folder, "fs")
+            os.mkdir(tree, 0o755)
+            root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                done = [self._fill(root, diff_id, read, merged=True, first=False) for diff_id, read in sources]
+            finally:
+                os.close(root)
+            return unpack.Unpacked(sum(d.entries for d in done), sum(d.bytes for d in done), root_given=True)
+
+        return self._make(flat_name(chain_id), sources[-1][0], chain_id, "", fill, cancel)
 
     def _fill(
         self, root: int, diff_id: str, read: Callable[[], bytes], *, merged: bool, first: bool

@@ -19,7 +19,7 @@ from cri.images.errors import ImageError, StoreFailed
 from cri.images.leases import Lease
 from cri.images.model import Descriptor, Platform
 from cri.images.parts import Parts
-from cri.images.pull import build_chained, describe
+from cri.images.pull import build, describe
 from cri.images.reference import parse
 from cri.images.tarwriter import Member, Writer, pack
 from runtime.linux import durable
@@ -136,7 +136,7 @@ def add_image(
     lease.add(image_id, digest)
     parts.blobs.add(data)
     parts.blobs.add(encoded)
-    build_chained(parts, layers, lease, None)
+    build(parts, layers, lease, None)
     parsed = manifests.config(data, name)
     record = describe(parts, digest, len(encoded), manifest, parsed, layers, {}, pinned=False)
     name_image(parts, record, name, digest)

@@ -112,6 +112,22 @@ def _attach(tree: Tree, scratch: str, stack: ExitStack) -> str:
     return target
 
 
+def usable(root: str, scratch: str) -> bool:
+    """Whether overlayfs can stand on the store, asked of the kernel once: the answer is a file named after it."""
+    for name, answer in (("overlay.yes", True), ("overlay.no", False)):
+        if os.path.exists(os.path.join(root, name)):
+            return answer
+    if not os.access(root, os.W_OK) or os.geteuid() != 0:
+        return True  # not for us to find out
+    answer = works(scratch)
+    try:
+        name = "overlay.yes" if answer else "overlay.no"
+        os.close(os.open(os.path.join(root, name), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    except OSError:
+        pass  # asked again next time
+    return answer
+
+
 def works(scratch: str) -> bool:
     """Whether overlayfs can stand on this file system (not on some FUSE, NFS or, before 6.x, overlay itself)."""
     base = os.path.join(scratch, f"probe-{secrets.token_hex(6)}")

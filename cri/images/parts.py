@@ -89,6 +89,7 @@ class Parts:
     platform: Platform
     certs_d: tuple[str, ...]
     auth_files: tuple[str, ...]
+    overlay: bool = True  # whether overlayfs can stand on the store's file system
     backoff: Backoff = field(default_factory=Backoff)
     bus: Bus = field(default_factory=Bus)
 

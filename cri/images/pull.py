@@ -24,7 +24,7 @@ from cri.images.crew import Crew
 from cri.images.digest import chain_ids
 from cri.images.errors import Corrupt, HostileLayer, ImageError, NotFound, RegistryError
 from cri.images.fetch import fetch
-from cri.images.layers import Layer
+from cri.images.layers import Layer, flat_name
 from cri.images.leases import Lease
 from cri.images.model import Credentials, Descriptor, Event, ImageConfig, Platform
 from cri.images.parts import Parts, Progress
@@ -98,6 +98,8 @@ class Pull:
         manifest_digest, data, manifest, indexes = self._manifest(digest, media_type)
         config, layers = self._config(manifest, manifest_digest)
         self._layers(layers)
+        if self._unpack and config is not None and not self._parts.overlay:
+            build_flat(self._parts, layers, self._lease, self._crew.stop)
         record = self._describe(manifest_digest, len(data), manifest, config, layers, indexes)
         return self._record(record, digest)
 
@@ -125,11 +127,17 @@ class Pull:
         return ""
 
     def _complete(self, record: Record, manifest: ManifestRef) -> bool:
+        if not self._parts.overlay:
+            return self._blobs_here(record, manifest)
         trees = [tree for tree in self._parts.trees(manifest.layers) if tree is not None]
         names = [tree.name for tree in trees]
         self._lease.add(*record.blobs(), *names)
         if self._unpack and not record.artifact and len(trees) < len(manifest.layers):
             return False
+        return self._blobs_here(record, manifest)
+
+    def _blobs_here(self, record: Record, manifest: ManifestRef) -> bool:
+        self._lease.add(*record.blobs())
         blobs = self._parts.blobs
         return all(blobs.has(layer.digest, layer.size) for layer in manifest.layers) and all(
             blobs.has(d) for d in (record.id, manifest.digest)
@@ -199,7 +207,7 @@ class Pull:
         """Download and unpack side by side; layers that lean on others come last, in order."""
         slots = {ref.digest: _Slot(index, ref) for index, ref in reversed(list(enumerate(refs)))}
         queue = sorted(slots.values(), key=lambda slot: slot.index)
-        wants_trees = self._unpack and all(ref.diff_id for ref in refs)
+        wants_trees = self._unpack and self._parts.overlay and all(ref.diff_id for ref in refs)
         crew = Crew(f"layers of {self._reference.path}", self._crew.stop, lambda: None)
         later: list[_Slot] = []
         try:
@@ -402,6 +410,33 @@ def _build_one(parts: Parts, ref: LayerRef, chain_id: str, below: list[Layer], s
     finally:
         crew.close()
     return made[0]
+
+
+def build(parts: Parts, refs: Sequence[LayerRef], lease: Lease, stop: Cancellation | None) -> list[Layer]:
+    """The trees that a root file system of these layers is made from, as this store's file system allows."""
+    return (build_chained if parts.overlay else build_flat)(parts, refs, lease, stop)
+
+
+def build_flat(parts: Parts, refs: Sequence[LayerRef], lease: Lease, stop: Cancellation | None) -> list[Layer]:
+    """One tree of all layers, where overlayfs cannot stand; made once per image, copied for every container."""
+    if not refs:
+        return []
+    chain_id = chain_ids(tuple(ref.diff_id for ref in refs))[-1]
+    lease.add(flat_name(chain_id))
+    made: list[Layer] = []
+
+    def work() -> None:
+        unpack.private_umask()
+        sources = [(ref.diff_id, _blob_reader(parts, ref.digest, stop)) for ref in refs]
+        made.append(parts.layers.unpack_flat(chain_id, sources, stop))
+
+    crew = Crew("flatten", None, lambda: None)
+    try:
+        crew.start(work, chain_id[:19])
+        crew.wait("unpacking all layers")
+    finally:
+        crew.close()
+    return made
 
 
 def describe(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cri.images import overlay
+from cri.images import copytree, overlay
 from cri.images.errors import ImageError, NotFound, StoreFailed
 from cri.images.layers import Layer, copy_root, root_of
 from cri.images.layout import Layout, failures
@@ -134,8 +134,9 @@ class Request:
 class RootfsFolder:
     """The writable layers and views of a store."""
 
-    def __init__(self, layout: Layout, *, metacopy: bool) -> None:
+    def __init__(self, layout: Layout, *, metacopy: bool, overlaid: bool = True) -> None:
         self._layout = layout
+        self._overlaid = overlaid
         self._options = overlay.METACOPY if metacopy else overlay.PLAIN
 
     def folder(self, key: str) -> str:
@@ -167,6 +168,9 @@ class RootfsFolder:
         return self._describe(request, tuple(layer.name for layer in layers))
 
     def _lay_out(self, request: Request, layers: Sequence[Layer], folder: str) -> None:
+        if not self._overlaid:
+            self._copy(request, layers, folder)
+            return
         names = ("top",) if request.volume or request.read_only else ("upper", "work")
         for name in names:
             path = os.path.join(folder, name)
@@ -178,12 +182,31 @@ class RootfsFolder:
         seen = os.stat(top)
         os.chown(top, mapped(seen.st_uid, request.uid_mappings), mapped(seen.st_gid, request.gid_mappings))
 
+    def _copy(self, request: Request, layers: Sequence[Layer], folder: str) -> None:
+        """Native: a copy of the flat tree for a writable root; a read-only view binds the tree itself."""
+        if request.uid_mappings or request.gid_mappings:
+            raise StoreFailed(
+                "user namespaces need overlayfs under the store", hint="put the store's root on ext4, xfs or btrfs"
+            )
+        target = os.path.join(folder, "copy")
+        beneath.remove_tree(target)
+        if request.volume or request.read_only:
+            return
+        if layers:
+            copytree.copy(layers[-1].path, target)
+        else:
+            os.mkdir(target, 0o755)
+
     def _describe(self, request: Request, names: Sequence[str]) -> Rootfs:
         folder = self.folder(request.key)
         # overlayfs refuses a layer that it has already (ELOOP); what a lower copy of it says the upper one says too.
         distinct = dict.fromkeys(reversed(names))
         lowers = [os.path.join(self._layout.layers, name, "fs") for name in distinct]
         writable = not (request.volume or request.read_only)
+        copied = ""
+        if not self._overlaid:
+            empty = os.path.join(self._layout.root, "empty")
+            copied = os.path.join(folder, "copy") if writable else (lowers[0] if lowers else empty)
         if not writable:
             lowers.insert(0, os.path.join(folder, "top"))
         elif not lowers:
@@ -195,6 +218,7 @@ class RootfsFolder:
             upperdir=os.path.join(folder, "upper") if writable else "",
             workdir=os.path.join(folder, "work") if writable else "",
             options=self._options if writable else overlay.PLAIN,
+            copied=copied,
             sub_path=request.sub_path,
             read_only=not writable,
             uid_mappings=request.uid_mappings,
@@ -246,10 +270,11 @@ class RootfsFolder:
 
     def usage(self, key: str) -> tuple[int, int]:
         """Bytes and inodes of a writable layer."""
-        upper = os.path.join(self.folder(key), "upper")
-        if not os.path.isdir(upper):
-            return 0, 0
-        return disk_usage(upper)
+        for name in ("upper", "copy"):
+            path = os.path.join(self.folder(key), name)
+            if os.path.isdir(path):
+                return disk_usage(path)
+        return 0, 0
 
     def check_sub_path(self, rootfs: Rootfs) -> None:
         """A volume's sub_path must be there, beneath the image's root."""

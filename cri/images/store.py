@@ -30,7 +30,7 @@ from cri.images.model import (
     Platform,
 )
 from cri.images.parts import Parts
-from cri.images.pull import Pull, build_chained
+from cri.images.pull import Pull, build
 from cri.images.reference import parse
 from cri.images.registry import Backoff
 from cri.images.rootfs import Request, Rootfs, RootfsFolder
@@ -56,15 +56,18 @@ class ImageStore:
         patience: Patience | None = None,
         backoff: Backoff | None = None,
         metacopy: bool = True,
+        native: bool | None = None,
     ) -> None:
         """Open (and on first use lay out) the store at `root`.
 
         `certs_d` are directories in containerd's layout (`HOST/hosts.toml`), the first that knows a host wins.
         `auth_files` replaces the default search (REGISTRY_AUTH_FILE, auth.json, ~/.docker/config.json).
+        `native` copies instead of mounting overlays; None decides by what the file system can.
         `limits` bound what a layer may unpack to; `patience` and `backoff` how registries are waited for.
         """
         layout = Layout(root)
         layout.create()
+        overlaid = overlay.usable(layout.root, layout.staging) if native is None else not native
         self._parts = Parts(
             layout,
             Blobs(layout),
@@ -74,9 +77,10 @@ class ImageStore:
             platforms.normal(platform or platforms.host()),
             tuple(certs_d),
             tuple(credentials.default_files() if auth_files is None else auth_files),
+            overlaid,
             backoff or Backoff(),
         )
-        self._rootfs = RootfsFolder(layout, metacopy=metacopy and overlay.metacopy_here())
+        self._rootfs = RootfsFolder(layout, metacopy=metacopy and overlay.metacopy_here(), overlaid=overlaid)
         self._settling = threading.Lock()
 
     # -- registry ------------------------------------------------------------------------------------------------
@@ -281,7 +285,7 @@ class ImageStore:
         if record.artifact:
             raise Unsupported(f"{request.image_id} is an artifact, not a container image")
         with Lease(self._parts.layout) as lease:
-            layers = build_chained(self._parts, record.manifest.layers, lease, None)
+            layers = build(self._parts, record.manifest.layers, lease, None)
             return self._rootfs.prepare(request, layers)
 
     def rootfs(self, key: str) -> Rootfs | None:

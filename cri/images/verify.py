@@ -14,7 +14,7 @@ from cri.images.fetch import fetch
 from cri.images.leases import Lease
 from cri.images.model import Damage, Event
 from cri.images.parts import Parts, Progress
-from cri.images.pull import build_chained
+from cri.images.pull import build
 from cri.images.reference import Reference, parse
 from runtime.linux import durable
 
@@ -62,7 +62,7 @@ class Verification:
                 self._blob(record, digest, sizes.get(digest, -1))
         for digest in (record.id, *record.indexes):
             self._blob(record, digest, -1)
-        if not record.artifact:
+        if not record.artifact and self._parts.overlay:
             for manifest in record.manifests[-1:]:
                 for index, layer in enumerate(manifest.layers):
                     self._tree(record, manifest.layers, index, layer, lease)
@@ -131,7 +131,7 @@ class Verification:
         if self._repair and layer.digest in self._good:
             if tree is not None:
                 self._parts.layers.discard(tree.name)
-            build_chained(self._parts, layers[: index + 1], lease, self._cancel)
+            build(self._parts, layers[: index + 1], lease, self._cancel)
             repaired = True
         self._report(record, layer.diff_id, f"unpacked layer: {'; '.join(wrong[:3])}", repaired=repaired)
 

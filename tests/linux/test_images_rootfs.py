@@ -206,3 +206,34 @@ def test_subscribers_hear_what_happens(store: ImageStore, tmp_path: Path) -> Non
     store.remove(image_id)
     store.close()
     assert [event.state for event in events] == ["imported", "tagged", "untagged", "removed", "collected"]
+
+
+def test_where_overlayfs_cannot_stand_the_image_is_copied(tmp_path: Path, target: Path) -> None:
+    from tests.linux.test_images_unpack import SHAPES
+
+    native = ImageStore(str(tmp_path / "native"), auth_files=[], native=True)
+    usual = ImageStore(str(tmp_path / "usual"), auth_files=[])
+    for number, shape in enumerate(("an opaque directory", "a hard link across three layers", "deleted and made anew")):
+        images.layout(tmp_path / str(number), SHAPES[shape]())
+        found = []
+        for store in (native, usual):
+            (image_id,) = store.import_(str(tmp_path / str(number)), name=f"n{number}")
+            root = store.prepare_rootfs(image_id, f"k{number}")
+            root.mount(str(target))
+            try:
+                found.append({name: fact for name, fact in images.facts(target).items() if name != "."})
+                (target / "written").write_text("x")
+            finally:
+                root.unmount(str(target))
+        assert found[0] == found[1]
+    volume = native.prepare_volume("n0", "vol", sub_path="etc")
+    volume.mount(str(target))
+    try:
+        with pytest.raises(OSError, match="Read-only"):
+            (target / "passwd").write_text("x")
+    finally:
+        volume.unmount(str(target))
+    assert native.rootfs_usage("k0").inodes_used > 5
+    for store in (native, usual):
+        store.settle()
+        store.close()
