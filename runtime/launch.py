@@ -100,6 +100,7 @@ def clone_init(plan: Plan, launch: init.Launch, *, sibling: bool) -> tuple[int, 
     parent, child = handshake.pair()
     cgroup_fd = launch.group.open_unified() if launch.group is not None else -1
     family = lib.CLONE_PARENT if sibling else 0
+    launch.foreign += (cgroup_fd,) if cgroup_fd >= 0 else ()
     for kind, path in plan.namespaces.joined:
         launch.host_namespaces[kind] = _open_joined(kind, path)
     try:

@@ -89,6 +89,15 @@ def with_home(environ: Sequence[str], uid: int) -> list[str]:
     return [entry for entry in env if not entry.startswith("HOME=")] + [f"HOME={home}"]
 
 
+def close_all_but(kept: set[int], first: int) -> None:
+    """Close every descriptor from `first` on that is not wanted: what we do not hold cannot be reached through us."""
+    for fd in sorted(fd for fd in kept if fd >= first):
+        if fd > first:
+            syscalls.close_range(first, fd - 1)
+        first = fd + 1
+    syscalls.close_range(first)
+
+
 def close_on_exec(kept: int) -> None:
     """Nothing of ours survives execve but stdio and what --preserve-fds names."""
     syscalls.close_range(3 + kept, flags=lib.CLOSE_RANGE_CLOEXEC)

@@ -149,6 +149,7 @@ def _run(plan: Plan, channel: ChildEnd, launch: Launch, context: Context | None)
     _wait_for_parent(plan, channel, context)
     _build(plan, context, launch)
     path = _ready(plan, context)
+    _let_go_of_the_host(plan, channel, launch, context)
     channel.say(handshake.CREATED)
     answer = _wait_for_start(channel, launch)
     guard(answer, lambda: _start(plan, context, launch, path, answer))
@@ -245,6 +246,16 @@ def _build(plan: Plan, context: Context, launch: Launch) -> None:
     os.close(context.root)
     context.root = -1
     context.let_go()
+
+
+def _let_go_of_the_host(plan: Plan, channel: ChildEnd, launch: Launch, context: Context) -> None:
+    """While we wait, others of the container may look at us, and a later execve may find a way to what we hold."""
+    kept = {channel.socket.fileno(), context.proc, context.console, *(launch.stdio or ())}
+    if launch.listener is not None:
+        kept.add(launch.listener.fileno())
+    if launch.filter is not None and launch.filter.mailbox is not None:
+        kept.add(launch.filter.mailbox)
+    execute.close_all_but(kept, 3 + plan.options.preserve_fds)
 
 
 def _open_console(plan: Plan, context: Context, launch: Launch) -> None:

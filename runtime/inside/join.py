@@ -101,6 +101,12 @@ def _bare_context(channel: ChildEnd, plan: JoinPlan) -> Context:
 
 def _join(plan: JoinPlan, channel: ChildEnd, launch: init.Launch) -> None:
     process = plan.process
+    kept = {channel.socket.fileno(), *(launch.stdio or ())}
+    if launch.console_socket is not None:
+        kept.add(launch.console_socket.fileno())
+    if launch.filter is not None and launch.filter.mailbox is not None:
+        kept.add(launch.filter.mailbox)
+    execute.close_all_but(kept, 3 + plan.preserve_fds)
     os.setsid()
     if plan.userns:
         os.setresgid(0, 0, 0)
