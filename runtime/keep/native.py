@@ -73,6 +73,11 @@ class Maker:
         return []
 
 
+def remember(record: dict[str, Any], state_dir: str) -> None:
+    """Read in the spawner what its children need to join this container."""
+    joining.remember(record["runtime_root"] or state_dir + "/runtime", record["id"])
+
+
 class Joiner:
     """exec of one process into a container of ours."""
 

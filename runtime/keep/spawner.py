@@ -138,6 +138,8 @@ class Spawner:
         record = places.read_json(places.kept_file(self.state_dir, message["id"]))
         if record is None or not record["pid"]:
             raise keeper.Refusal(f"container {message['id']} is not running", "unknown")
+        if not record["handler"]:
+            native.remember(record, self.state_dir)
         self._delegate("ketch-exec", connection, lambda: exec_keeper.serve(self.state_dir, connection, record, message))
 
     def _delegate(self, name: str, connection: wire.Connection, body: Callable[[], int | None]) -> None:
