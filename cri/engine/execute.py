@@ -34,6 +34,9 @@ def process(context: Context, record: ContainerRecord, request: ExecRequest) -> 
     built: dict[str, Any] = container.process_of(context, record)
     built["args"] = list(request.argv)
     built["terminal"] = request.tty
+    built.pop("consoleSize", None)
+    if request.tty and request.console[0]:
+        built["consoleSize"] = {"width": request.console[0], "height": request.console[1]}
     if request.tty and not any(line.startswith("TERM=") for line in built["env"]):
         built["env"].append("TERM=xterm")
     for name, value in request.envs:

@@ -221,6 +221,8 @@ class ContainerRequest:
     seccomp: Profile | None = None
     apparmor: Profile | None = None
     rlimits: tuple[Rlimit, ...] = ()
+    # Columns and rows of the terminal from the first moment on; a kubelet tells them only later.
+    console: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,3 +239,4 @@ class ExecRequest:
     working_dir: str = ""
     envs: tuple[tuple[str, str], ...] = ()
     privileged: bool = False
+    console: tuple[int, int] = (0, 0)

@@ -36,7 +36,8 @@ def exec_in(arguments: Arguments, places: Places, seen: look.Seen, argv: list[st
     if tty and stdin and not os.isatty(0):
         raise HandError("-t needs a terminal, and our input is none", hint="leave out -t", code=REFUSED)
     keys = terminal.detach_keys(arguments.text("detach-keys"))
-    request = ExecRequest(container_id=seen.id, argv=tuple(argv), tty=tty, stdin=stdin)
+    console = terminal.size() if tty else (0, 0)
+    request = ExecRequest(container_id=seen.id, argv=tuple(argv), tty=tty, stdin=stdin, console=console)
     if arguments.command.words == "exec":
         request = replace(
             request,

@@ -69,6 +69,7 @@ class Facts:
     volumes_dir: str
     logs_dir: str
     user_range: IdRange | None = None
+    console: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ def plan(arguments: Arguments, facts: Facts) -> Plan:
         stdin_once=arguments.flag("interactive")
         and not (arguments.command.words == "run" and arguments.flag("detach")),
         tty=arguments.flag("tty"),
+        console=facts.console,
         stop_signal=options.signal_name("--stop-signal", arguments.text("stop-signal"))
         if arguments.given("stop-signal")
         else "",

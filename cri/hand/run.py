@@ -67,6 +67,7 @@ def make(room: Room, arguments: Arguments) -> str:
         environment=dict(os.environ),
         volumes_dir=places.volumes,
         logs_dir=f"{places.root}/logs/{identity}",
+        console=terminal.size() if arguments.flag("tty") else (0, 0),
         user_range=_free_ids(places) if arguments.text("userns") in ("private", "auto") else None,
     )
     planned = making.plan(arguments, facts)

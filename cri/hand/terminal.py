@@ -88,7 +88,7 @@ class _Raw:
             import tty
 
             self._saved = termios.tcgetattr(0)
-            tty.setraw(0)
+            tty.setraw(0, termios.TCSANOW)  # what was typed ahead is not thrown away
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -63,6 +63,8 @@ def process(request: ContainerRequest, pod: PodPlace, facts: ContainerFacts, nod
         "noNewPrivileges": request.no_new_privileges,
         "oomScoreAdj": max(request.resources.oom_score_adj, node.oom_score_adj_floor),
     }
+    if request.tty and request.console[0]:
+        built["consoleSize"] = {"width": request.console[0], "height": request.console[1]}
     profile = apparmor_profile(request, node)
     if profile:
         built["apparmorProfile"] = profile
