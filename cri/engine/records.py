@@ -120,14 +120,20 @@ class Records:
 
     def save(self, record: Any) -> None:
         """Intent first: the directory and the record are there before any effect they describe."""
-        directory = self.directory(record.id)
+        text = json.dumps(codec.plain(record), separators=(",", ":")).encode()
         try:
-            os.mkdir(directory, 0o711)
+            self._write(record.id, text)
+        except FileNotFoundError:
+            # Another door, which starts now, took our new directory for one that a crash has left.
+            self._write(record.id, text)
+
+    def _write(self, identity: str, text: bytes) -> None:
+        try:
+            os.mkdir(self.directory(identity), 0o711)
         except FileExistsError:
             pass
-        text = json.dumps(codec.plain(record), separators=(",", ":"))
         # The state directory is gone after a boot anyway, so nothing is flushed.
-        durable.replace(self.path(record.id), text.encode(), durable=False)
+        durable.replace(self.path(identity), text, durable=False)
 
     def load(self, identity: str) -> Any:
         """The record; None when there is none. Raises BadRecord for one that cannot be read."""

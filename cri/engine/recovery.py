@@ -86,9 +86,8 @@ def load_containers(context: Context) -> None:
 
 
 def sweep(directory: str) -> None:
-    """A directory without a readable record: left by a crash before its first effect."""
-    if time.time() - os.stat(directory).st_mtime < 60:
-        return  # another door may be making it at this moment
+    """A directory without a readable record: left by a crash before its first effect. One that another door is making
+    at this very moment looks the same; its record is written again then."""
     log.warning("%s: no readable record in it; removed", directory)
     mounts.detach_all_beneath(directory)
     beneath.remove_tree(directory)
