@@ -2,7 +2,7 @@
 """Whether a layer's tree is still what its archive says: every name, attribute and byte.
 
 The archive is read again and compared with the tree member by member; then the tree is walked for what the archive
-does not have. Good for trees that stand alone; one that leans on others is made again instead.
+does not have. A tree that leans on those beneath it is compared as it looks on top of them, and not walked.
 """
 
 import os
@@ -23,8 +23,8 @@ _KINDS = {
 _MAX_DIFFERENCES = 20
 
 
-def differences(root: int, reader: tar.Reader) -> list[str]:
-    """What is wrong with the tree beneath the descriptor root; empty if nothing is."""
+def differences(root: int, reader: tar.Reader, *, merged: bool = False) -> list[str]:
+    """What is wrong with the tree beneath the descriptor root; empty if nothing is. `merged`: root is a view of all."""
     contents: dict[bytes, str] = {}  # by name: of a name that the archive gives twice the last one counts
     known: dict[bytes, tar.Entry] = {}
     limits = Limits()
@@ -40,11 +40,13 @@ def differences(root: int, reader: tar.Reader) -> list[str]:
             contents[path] = _content(root, path, entry, reader)
     wrong = [f"{path.decode(errors='replace')}: {fault}" for path, fault in contents.items() if fault]
     for path, entry in known.items():
-        fault = _attributes(root, path, entry)
+        hidden = merged and entry.name.rpartition(b"/")[2].startswith(WHITEOUT)
+        fault = _deleted(root, path) if hidden else _attributes(root, path, entry)
         if fault:
             wrong.append(f"{path.decode(errors='replace') or '/'}: {fault}")
-    extra = _paths(root) - known.keys()
-    wrong += [f"{path.decode(errors='replace')}: not of this layer" for path in sorted(extra)]
+    if not merged:
+        extra = _strangers(root, {inode for path in known if (inode := _inode(root, path)) is not None})
+        wrong += [f"{path.decode(errors='replace')}: not of this layer" for path in sorted(extra)]
     return wrong[:_MAX_DIFFERENCES]
 
 
@@ -108,19 +110,55 @@ def _attributes(root: int, path: bytes, entry: tar.Entry) -> str:
     return "" if seen.st_mtime_ns == entry.mtime_ns else "another time"
 
 
-def _paths(root: int) -> set[bytes]:
+def _deleted(root: int, path: bytes) -> str:
+    """In a merged view a whiteout is nothing at all."""
+    above, _, name = path.rpartition(b"/")
+    try:
+        parent = beneath.open_in_root(root, os.fsdecode(above), os.O_PATH | os.O_DIRECTORY)
+    except syscalls.KernelError:
+        return ""
+    try:
+        os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return ""
+    finally:
+        os.close(parent)
+    return "should be deleted"
+
+
+def _inode(root: int, path: bytes) -> int | None:
+    try:
+        fd = beneath.open_in_root(root, os.fsdecode(path), os.O_PATH | os.O_NOFOLLOW)
+    except syscalls.KernelError:
+        return None
+    try:
+        return os.fstat(fd).st_ino
+    finally:
+        os.close(fd)
+
+
+def _strangers(root: int, known: set[int]) -> set[bytes]:
+    """What is in the tree and of no member; by inode, for a member's name may go through a symlink.
+
+    Directories that lead to something are there because of it, whether or not the archive names them.
+    """
     found: set[bytes] = set()
     todo = [b""]
     while todo:
         path = todo.pop()
         fd = beneath.open_in_root(root, os.fsdecode(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
+            empty = True
             with os.scandir(fd) as entries:
                 for entry in entries:
+                    empty = False
                     inner = (path + b"/" if path else b"") + os.fsencode(entry.name)
-                    found.add(inner)
                     if entry.is_dir(follow_symlinks=False):
                         todo.append(inner)
+                    elif entry.inode() not in known:
+                        found.add(inner)
+            if empty and path and os.fstat(fd).st_ino not in known:
+                found.add(path)
         finally:
             os.close(fd)
     return found

@@ -5,12 +5,13 @@ import os
 import time
 from collections.abc import Iterator
 
-from cri.images import compare, inflate, tar
+from cri.images import compare, inflate, overlay, tar
 from cri.images import digest as digests
 from cri.images.cancel import Cancellation
 from cri.images.catalogue import LayerRef, Record
 from cri.images.errors import ImageError
 from cri.images.fetch import fetch
+from cri.images.layers import Layer
 from cri.images.leases import Lease
 from cri.images.model import Damage, Event
 from cri.images.parts import Parts, Progress
@@ -120,10 +121,10 @@ class Verification:
         wrong: list[str] = ["missing"]
         if tree is not None:
             lease.add(tree.name)
-            if tree.chain_id or layer.digest not in self._good:
-                return  # comparing takes the archive, and a tree of its own
+            if layer.digest not in self._good:
+                return  # comparing takes the archive
             self._tell(tree.name)
-            wrong = self._compare(tree.path, layer.digest)
+            wrong = self._look(tree, layers[:index], chain, layer.digest)
         if not wrong:
             self._good.add(tree.name if tree is not None else "")
             return
@@ -135,16 +136,29 @@ class Verification:
             repaired = True
         self._report(record, layer.diff_id, f"unpacked layer: {'; '.join(wrong[:3])}", repaired=repaired)
 
-    def _compare(self, path: str, digest: str) -> list[str]:
+    def _look(self, tree: Layer, below: tuple[LayerRef, ...], chain: tuple[str, ...], digest: str) -> list[str]:
+        """Compare a tree that stands alone, or one that does not on top of what it leans on."""
+        if not tree.chain_id:
+            root = os.open(tree.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return self._compare(root, digest, merged=False)
+        found = [self._parts.layers.find(ref.diff_id, chain[i]) for i, ref in enumerate(below)]
+        lowers = dict.fromkeys([tree.path, *(lower.path for lower in reversed(found) if lower is not None)])
+        try:
+            with overlay.make(list(lowers)) as view:
+                root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=view.fd)
+                return self._compare(root, digest, merged=True)
+        except OSError as error:
+            return [str(error)]
+
+    def _compare(self, root: int, digest: str, *, merged: bool) -> list[str]:
         pieces = self._parts.blobs.pieces(digest)
 
         def read() -> bytes:
             self._cancel.check("verifying")
             return next(pieces, b"")
 
-        root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return compare.differences(root, tar.Reader(inflate.plain(read)))
+            return compare.differences(root, tar.Reader(inflate.plain(read)), merged=merged)
         except (ImageError, OSError) as error:
             self._cancel.check("verifying")
             return [str(error)]

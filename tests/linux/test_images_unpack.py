@@ -231,6 +231,14 @@ def test_an_odd_image_unpacks_as_umoci_unpacks_it(shape: str, store: ImageStore,
 
 
 @needs("overlay")
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_verify_finds_nothing_wrong_with_an_odd_image(shape: str, store: ImageStore, tmp_path: Path) -> None:
+    images.layout(tmp_path / "oci", SHAPES[shape]())
+    store.import_(str(tmp_path / "oci"))
+    assert store.verify(repair=False) == ()
+
+
+@needs("overlay")
 @pytest.mark.parametrize("form", ["gnu", "posix"])
 def test_a_sparse_file_of_gnu_tar_unpacks_as_tar_unpacks_it(form: str, store: ImageStore, tmp_path: Path) -> None:
     work, theirs = tmp_path / "work", tmp_path / "theirs"
