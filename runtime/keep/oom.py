@@ -60,7 +60,51 @@ def limit(cgroup: str) -> str:
 def describe(cgroup: str, count: int) -> str:
     """One phrase about `count` kills."""
     processes = "a process" if count == 1 else f"{count} processes"
-    return f"the kernel killed {processes} of cgroup {cgroup}, whose limit is {limit(cgroup)}"
+    victim, limited = _from_kernel_log(cgroup)
+    if limited != cgroup:
+        return f"the kernel killed {victim or processes} of cgroup {cgroup}; the limit of {limited} was reached"
+    return f"the kernel killed {victim or processes} of cgroup {cgroup}, whose limit is {limit(cgroup)}"
+
+
+def _from_kernel_log(cgroup: str) -> tuple[str, str]:
+    """The last victim of this cgroup by name, and the cgroup whose limit was reached; without a log, what we know."""
+    root = _V1_ROOT if cgroup.startswith(_V1_ROOT) else _V2_ROOT
+    path = cgroup.removeprefix(root)
+    victim, limited = "", cgroup
+    for record in _kernel_log():
+        # oom-kill:constraint=...,oom_memcg=/limited,task_memcg=/victim's,task=name,pid=1,uid=0
+        if ",task_memcg=" not in record:
+            continue
+        group, _, rest = record.partition(",task_memcg=")[2].partition(",task=")
+        # In a cgroup namespace we see the end of the path that the log shows whole.
+        if group != path and not group.endswith(path) and f"{path}/" not in f"{group}/":
+            continue
+        name, _, numbers = rest.rpartition(",pid=")
+        victim = f"{name} (pid {numbers.partition(',')[0]})"
+        reached = record.partition(",oom_memcg=")[2].partition(",task_memcg=")[0]
+        above = group.removesuffix(path) if group.endswith(path) else ""
+        limited = root + reached.removeprefix(above) if reached else cgroup
+    return victim, limited
+
+
+def _kernel_log() -> "list[str]":
+    try:
+        log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return []
+    found = []
+    try:
+        while True:
+            try:
+                record = os.read(log, 8192)
+            except BrokenPipeError:
+                continue  # overwritten while we read; the next read goes on with the oldest that is left
+            if b"oom-kill:" in record:
+                found.append(record.decode(errors="replace"))
+    except OSError:
+        return found  # EAGAIN: that was all
+    finally:
+        os.close(log)
 
 
 def _counter(path: str) -> int:

@@ -309,6 +309,25 @@ def test_an_out_of_memory_kill_is_told_with_group_and_limit(node: Node) -> None:
     assert (ended.exit_code, ended.oom) == (137, True)
     assert "/keep/a" in ended.oom_detail
     assert str(16 << 20) in ended.oom_detail
+    if os.access("/dev/kmsg", os.R_OK):
+        assert "killed dd (pid " in ended.oom_detail
+
+
+def test_a_kill_by_the_limit_of_a_group_above_names_that_group(node: Node) -> None:
+    above = Path("/sys/fs/cgroup/memory/keep")
+    if not above.parent.is_dir():
+        above = Path("/sys/fs/cgroup/keep")
+    above.mkdir()
+    limit = above / ("memory.max" if (above / "memory.max").exists() else "memory.limit_in_bytes")
+    if limit.name == "memory.limit_in_bytes":
+        (above / "memory.use_hierarchy").write_text("1")
+    limit.write_text(str(24 << 20))
+    node.start("a", "dd", "if=/dev/zero", "of=/dev/null", "bs=60M")
+    ended = node.client.wait("a", 20)
+    assert ended is not None
+    assert ended.oom
+    if os.access("/dev/kmsg", os.R_OK):
+        assert f"the limit of {above} was reached" in ended.oom_detail
 
 
 def test_events_tell_every_exit_once(node: Node) -> None:
