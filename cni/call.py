@@ -74,7 +74,7 @@ class Call:
 
     def passed_on(self) -> "dict[str, Any]":
         """The previous result as the next plugin expects it: unchanged, where that is possible."""
-        raw = self.raw["prevResult"]
+        raw = self.raw.get("prevResult")
         if isinstance(raw, dict) and raw.get("cniVersion", self.version) == self.version:
             return raw
         return self.previous.to_json(self.version)

@@ -364,7 +364,7 @@ def _check_rules(call: Call, config: Config, wiring: Wiring, record: "dict[str, 
         prefixes = [ip.prefix for ip in call.previous.container_ips(call.ifname)]
         comment = rules.comment_of(call.network, call.key)
         what = Masquerading(call.network, call.container_id, comment, prefixes, config.exceptions)
-        masquerade.check(wiring, what, record.get("masquerade") or config.masquerade_backend)
+        masquerade.check(wiring, what, record.get("masquerade"))
     if config.macspoofchk and record:
         from ..wire import spoof
 

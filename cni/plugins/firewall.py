@@ -82,10 +82,8 @@ def check(call: Call) -> None:
     config = Config(call)
     attachment = _Attachment(call, config)
     record = Records(call, "firewall").read(call.key)
-    if record is None and attachment.prefixes:
-        raise CniError(MISMATCH, f"firewall: nothing is recorded for {call.container_id} {call.ifname}")
     with Wiring(in_process=call.in_process) as wiring:
-        if record is not None and record["iptables"]:
+        if attachment.prefixes and (record is None or record["iptables"]):  # no record: another program's, in iptables
             firewall_iptables.check(attachment.prefixes)
         if config.backend == "nftables" and config.policy != "open":
             absent = rules.missing(wiring.nft, attachment.entries())

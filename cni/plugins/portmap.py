@@ -98,9 +98,7 @@ def check(call: Call) -> None:
         return
     ports = _ports(call, config, {ip.prefix.family: ip.prefix for ip in reversed(previous.container_ips(call.ifname))})
     record = Records(call, "portmap").read(call.key)
-    if record is None:
-        raise CniError(MISMATCH, f"portmap: nothing is recorded for {call.container_id} {call.ifname}")
-    if record["backend"] == "iptables":
+    if record is None or record["backend"] == "iptables":  # without a record it is another program's: in iptables
         hostports_iptables.check(ports, call.network, call.container_id)
         return
     with Wiring(in_process=call.in_process) as wiring:

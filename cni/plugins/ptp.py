@@ -132,7 +132,7 @@ def check(call: Call) -> None:
             prefixes = [ip.prefix for ip in call.previous.container_ips(call.ifname)]
             comment = rules.comment_of(call.network, call.key)
             what = Masquerading(call.network, call.container_id, comment, prefixes, config.exceptions)
-            masquerade.check(wiring, what, record.get("masquerade") or config.backend)
+            masquerade.check(wiring, what, record.get("masquerade"))
     ipam.check(call)
 
 

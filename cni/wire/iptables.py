@@ -79,12 +79,29 @@ def _jumps_to(line: str, chain: str) -> bool:
 
 def remove_reference_masquerade(socket: Nft, network: str, container_id: str) -> None:
     """Remove what the reference bridge plugin's nftables backend has made for a container."""
+    for rule in _reference_rules(socket, network, container_id):
+        socket.transact(nft.delete_rule(nft.INET, _REFERENCE_TABLE, "masq_checks", rule.handle))
+
+
+def _reference_rules(socket: Nft, network: str, container_id: str) -> list[nft.Rule]:
+    """Its rules carry a hash of network and container as a comment."""
     from hashlib import sha512
 
     wanted = sha512(f"{network}{container_id}".encode()).hexdigest()
-    for rule in socket.rules(nft.INET, _REFERENCE_TABLE, "masq_checks"):
-        if rule.comment and (wanted.startswith(rule.comment.split("-")[-1]) or container_id in rule.comment):
-            socket.transact(nft.delete_rule(nft.INET, _REFERENCE_TABLE, "masq_checks", rule.handle))
+    return [
+        rule
+        for rule in socket.rules(nft.INET, _REFERENCE_TABLE, "masq_checks")
+        if rule.comment and (wanted.startswith(rule.comment.split("-")[-1]) or container_id in rule.comment)
+    ]
+
+
+def has_masquerade(socket: Nft, network: str, container_id: str) -> bool:
+    """Whether the reference plugin masquerades this container, with either of its backends."""
+    chain = chain_name("", network, container_id)
+    for family in (2, 10):
+        if may_have_chain(socket, family, "nat", chain) and jumps(save(family, "nat"), "POSTROUTING", chain):
+            return True
+    return bool(_reference_rules(socket, network, container_id))
 
 
 def may_have_chain(socket: Nft, family: int, table: str, chain: str) -> bool:

@@ -86,7 +86,14 @@ def remove(context: Wiring, what: Masquerading, backend: str | None) -> None:
         iptables.remove_reference_masquerade(context.nft, what.network, what.container_id)
 
 
-def check(context: Wiring, what: Masquerading, backend: str) -> None:
+def check(context: Wiring, what: Masquerading, backend: str | None) -> None:
+    """As it should be. Without knowing the backend (another program's ADD), either will do."""
+    if backend is None:
+        from . import iptables
+
+        if iptables.has_masquerade(context.nft, what.network, what.container_id):
+            return
+        backend = NFTABLES
     if backend == IPTABLES:
         from . import iptables
 
