@@ -110,14 +110,16 @@ def settle_container(context: Context, record: ContainerRecord) -> None:
             container.take_down(context, record.id)
             context.book.forget_container(record.id)
         elif verdict == ContainerVerdict.ADOPT and kept is not None:
-            adopted = container.update(
-                context,
-                record,
-                phase=ContainerPhase.STARTED,
-                pid=kept.pid,
-                start_time=kept.start_time,
-                started_at=record.started_at or time.time_ns(),
-            )
+            adopted = record
+            if record.phase != ContainerPhase.STARTED or record.pid != kept.pid:
+                adopted = container.update(
+                    context,
+                    record,
+                    phase=ContainerPhase.STARTED,
+                    pid=kept.pid,
+                    start_time=kept.start_time,
+                    started_at=record.started_at or time.time_ns(),
+                )
             context.watch.add(adopted.id, adopted.pid, adopted.start_time)
         elif verdict == ContainerVerdict.ENDED:
             container.note_end(context, record.id, context.keep.exit(record.id))

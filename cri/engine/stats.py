@@ -53,13 +53,13 @@ class Stats:
         self._asked: set[str] = set()
         self._thread: threading.Thread | None = None
 
-    def container(self, record: ContainerRecord) -> ContainerUsage:
+    def container(self, record: ContainerRecord, *, full: bool = False) -> ContainerUsage:
         running = self._context.book.state(record) == State.RUNNING
-        seen = usage.look(self._context.cgroups.group(record.cgroups_path)) if running else None
+        seen = usage.look(self._context.cgroups.group(record.cgroups_path), full=full) if running else None
         return ContainerUsage(record, seen, self._rate(record.id, seen), self.layer(record.id))
 
-    def pod(self, record: PodRecord) -> PodUsage:
-        members = [self.container(c) for c in self._context.book.of_pod(record.id)]
+    def pod(self, record: PodRecord, *, full: bool = False) -> PodUsage:
+        members = [self.container(c, full=full) for c in self._context.book.of_pod(record.id)]
         parent = record.request.cgroup_parent
         # A parent that was not given is everybody's: its numbers are not this pod's.
         seen = usage.look(self._context.cgroups.group(self._context.cgroups.of_parent(parent))) if parent else None

@@ -115,9 +115,42 @@ class Tasks:
     limits: dict[str, int] = field(default_factory=dict)
 
 
-def look(group: cgroup.Group) -> Usage | None:
-    """None when the group is gone."""
-    return look_v2(group) if group.v2 else look_v1(group)
+def look(group: cgroup.Group, *, full: bool = False) -> Usage | None:
+    """None when the group is gone. Without `full` only what stats show: a file less is 20 us less, times 500 pods."""
+    if group.v2:
+        return look_v2(group)
+    return look_v1(group) if full else glance_v1(group)
+
+
+def glance_v1(group: cgroup.Group) -> Usage | None:
+    """Processor time, memory and processes."""
+    spent = group.read("cpuacct", "cpuacct.usage")
+    current = group.read("memory", "memory.usage_in_bytes")
+    if spent is None and current is None:
+        return None
+    pids = group.read("pids", "pids.current")
+    return Usage(
+        time_ns=time.time_ns(),
+        cpu=None if spent is None else Cpu(total_ns=number(spent)),
+        memory=None if current is None else glance_memory_v1(group, int(current)),
+        processes=None if pids is None else number(pids),
+    )
+
+
+def glance_memory_v1(group: cgroup.Group, used: int) -> Memory:
+    text = group.read("memory", "memory.stat") or ""
+    # The file is sorted, and the totals stand together at its end.
+    stat = pairs(text[max(0, text.find("total_cache")) :])
+    inactive = stat.get("total_inactive_file", 0)
+    return Memory(
+        usage=used,
+        limit=limit(group.read("memory", "memory.limit_in_bytes")),
+        working_set=max(0, used - inactive),
+        rss=stat.get("total_rss", 0),
+        page_faults=stat.get("total_pgfault", 0),
+        major_page_faults=stat.get("total_pgmajfault", 0),
+        swap=stat.get("total_swap", 0),
+    )
 
 
 def pairs(text: str | None) -> dict[str, int]:

@@ -74,7 +74,7 @@ class StatsService:
 
     def _metrics(self) -> list[Any]:
         disk = self._engine.images.fs_info().mountpoint
-        return [metrics.of_pod(self._stats.pod(r), self._stats, disk) for r in self._engine.pods()]
+        return [metrics.of_pod(self._stats.pod(r, full=True), self._stats, disk) for r in self._engine.pods()]
 
 
 def value(held: int | None) -> Any:
