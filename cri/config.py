@@ -42,9 +42,7 @@ class Cri:
     streaming_port: int = key(0, "their port; 0: any free one")
     streaming_tls_certificate: str = key("", "PEM file; with the key below the streaming server speaks TLS")
     streaming_tls_key: str = key("", "PEM file of the private key")
-    metrics_address: str = key("", "HOST:PORT of a Prometheus endpoint with the timings of all calls; empty: none")
     log_level: str = key("info", "debug, info, warning or error", reload=True)
-    slow_call_seconds: float = key(30.0, "a call that takes longer is logged with the stack it is in", reload=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,6 @@ class Runtime:
     unprivileged_icmp: bool = key(True, "pods with their own network may ping without CAP_NET_RAW")
     max_log_line: int = key(16384, "longer lines are split into parts, marked P")
     shm_bytes: int = key(67108864, "size of a pod's /dev/shm")
-    containers_per_keeper: int = key(16, "how many containers one keeper process serves")
     pids_limit: int = key(0, "default limit of processes per container; 0: none but the pod's")
     start_seconds: float = key(120.0, "a container that has not started after this time is taken down")
     handlers: dict[str, Handler] = key({}, "other OCI runtimes, by the name a RuntimeClass uses")
