@@ -22,6 +22,8 @@ from runtime.spec.reader import SpecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from runtime.inside.handshake import ParentEnd
     from runtime.plan.container import CreateOptions, Plan
     from runtime.record import Record
@@ -89,11 +91,28 @@ def read_config(path: str) -> tuple[bytes, Config]:
     if data is None:
         raise RuntimeFailure(f"{path} does not exist (is --bundle right?)")
     try:
-        return data, parse.config(json_text.loads(data))
+        return data, parse.config(_with_notify_socket(json_text.loads(data)))
     except json_text.JSONError as error:
         raise RuntimeFailure(f"{path}: not JSON: {error}") from None
     except SpecError as error:
         raise RuntimeFailure(f"config.json: {error}") from None
+
+
+NOTIFY_PATH = "/run/notify/notify.sock"
+
+
+def _with_notify_socket(raw: Any) -> Any:
+    """systemd's NOTIFY_SOCKET is offered to the program of a service: bound into the container, and named in its
+    environment. An abstract one (@) belongs to a network namespace and cannot be."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith("/") or not isinstance(raw, dict) or not isinstance(raw.get("process"), dict):
+        return raw
+    mounts, env = raw.get("mounts") or [], raw["process"].get("env") or []
+    if not isinstance(mounts, list) or not isinstance(env, list) or not os.path.exists(path):
+        return raw
+    mount = {"destination": NOTIFY_PATH, "source": path, "options": ["bind", "nosuid", "nodev", "noexec"]}
+    process = raw["process"] | {"env": [*env, f"NOTIFY_SOCKET={NOTIFY_PATH}"]}
+    return raw | {"mounts": [*mounts, mount], "process": process}
 
 
 def host_facts(layout: cgroup.Layout) -> container.HostFacts:

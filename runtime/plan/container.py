@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from runtime.plan.confine import CapabilitySets
     from runtime.plan.limits import CgroupWrite
-    from runtime.spec.model import Config, Hook, Hooks, IDMapping, Linux, MemoryPolicy, Process, Seccomp
+    from runtime.spec.model import Config, Hook, Hooks, IDMapping, Linux, MemoryPolicy, Mount, Process, Seccomp
 
 SPEC_NAMES = {"net": "network", "mnt": "mount"}
 
@@ -59,11 +59,14 @@ class NamespacePlan(Frozen):
     uid_mappings: tuple[IDMapping, ...]
     gid_mappings: tuple[IDMapping, ...]
     time_offsets: Mapping[str, tuple[int, int]]
+    prepared_outside: bool
 
     @property
     def in_between(self) -> bool:
         """A process between parent and init: for namespaces that only children enter, and to prepare with the rights
         of the host what an init in a user namespace may not."""
+        if self.prepared_outside:
+            return True
         return (
             "user" in self.new
             or self.new_time
@@ -194,7 +197,14 @@ def plan_namespaces(config: Config) -> NamespacePlan:
         uid_mappings=linux.uid_mappings,
         gid_mappings=linux.gid_mappings,
         time_offsets=linux.time_offsets,
+        # An id mapping is borrowed from a helper whose files in /proc are found by its pid: the host's, not a new
+        # namespace's.
+        prepared_outside=any(mount.uid_mappings or _asks_for_idmap(mount) for mount in config.mounts),
     )
+
+
+def _asks_for_idmap(mount: Mount) -> bool:
+    return any(option.removeprefix("r").startswith("idmap") for option in mount.options)
 
 
 def _check_combinations(config: Config, spaces: NamespacePlan, *, userns: bool, options: CreateOptions) -> None:

@@ -414,3 +414,58 @@ def test_explain_has_no_effect(box: Runtime) -> None:
     phases = [step["phase"] for step in told["steps"]]
     assert phases.index("namespaces") < phases.index("mount") < phases.index("confine") < phases.index("exec")
     assert not box.root.exists()
+
+
+def test_a_network_device_moves_in_with_its_address(box: Runtime) -> None:
+    subprocess.run(["ip", "link", "add", "moved", "type", "veth", "peer", "name", "stays"], check=True)
+    subprocess.run(["ip", "address", "add", "10.9.8.7/24", "dev", "moved"], check=True)
+    said = box.said("ip -o -4 address show inner", **{"linux.netDevices": {"moved": {"name": "inner"}}})
+    assert "10.9.8.7/24" in said
+    done = box.run("true", **{"linux.netDevices": {"absent": {}}})
+    assert "linux.netDevices.absent: the host has no network device of this name" in done.stderr
+
+
+def test_the_notify_socket_of_a_service_is_reached(box: Runtime, tmp_path: Path) -> None:
+    path = tmp_path / "notify"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(path))
+    box.write(**{"process.args": ["sh", "-c", "echo $NOTIFY_SOCKET; test -S $NOTIFY_SOCKET && echo there"]})
+    env = os.environ | {"NOTIFY_SOCKET": str(path)}
+    assert box.ok("run", "-b", str(box.bundle), "box", env=env).split() == ["/run/notify/notify.sock", "there"]
+    listener.close()
+
+
+def test_time_namespaces_shift_the_clock(box: Runtime) -> None:
+    names = ("pid", "network", "ipc", "uts", "mount", "time")
+    said = box.said(
+        "cat /proc/uptime",
+        **{
+            "linux.namespaces": [{"type": kind} for kind in names],
+            "linux.timeOffsets": {"boottime": {"secs": 1_000_000_000}},
+        },
+    )
+    assert float(said.split()[0]) > 1_000_000_000
+
+
+def test_a_container_without_a_mount_namespace_leaves_no_mount(box: Runtime) -> None:
+    said = box.said("ls /proc/self/status", **{"linux.namespaces": [{"type": "pid"}], "hostname": None})
+    assert said == "/proc/self/status\n"
+    with open("/proc/self/mountinfo") as table:
+        assert str(box.rootfs) not in table.read()
+
+
+def test_id_mapped_mounts_show_other_owners(box: Runtime, tmp_path: Path) -> None:
+    (tmp_path / "owned").mkdir()
+    (tmp_path / "owned/file").write_text("x")
+    os.chown(tmp_path / "owned/file", 1000, 1000)
+    mapping = [{"containerID": 1000, "hostID": 7, "size": 1}]
+    mount = {
+        "destination": "/owned",
+        "source": str(tmp_path / "owned"),
+        "options": ["bind"],
+        "uidMappings": mapping,
+        "gidMappings": mapping,
+    }
+    from tests.support.containers import DEFAULT
+
+    assert box.said("stat -c %u /owned/file", mounts=[*DEFAULT["mounts"], mount]) == "7\n"
