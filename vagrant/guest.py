@@ -84,7 +84,8 @@ if [ -n "$(ls -A "$WHEELS" 2>/dev/null)" ]; then
   chroot "$root" python3 -m venv /opt/ketch/venv
   chroot "$root" sh -c '/opt/ketch/venv/bin/pip install -q --no-index --no-warn-script-location \
     --find-links /opt/ketch/wheels $(cat /opt/ketch/wheels/requirements.txt)'
-  rm -rf "$root/opt/ketch/wheels"
+  # pip in the guest knows no other place, so building and installing work there without a network
+  printf '[global]\nno-index = true\nfind-links = /opt/ketch/wheels\n' > "$root/etc/pip.conf"
 fi
 : > "$root/etc/machine-id"
 rm -f "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d/*

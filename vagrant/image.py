@@ -153,8 +153,8 @@ def _wheels(suite: str, work: Path) -> Path:
     builder = work / "builder"
     _run("/usr/bin/python3", "-m", "venv", builder)
     # python-iptables comes as source and is built by the legacy path, which wants these in the environment
-    _run(builder / "bin/pip", "install", "-q", "wheel", "setuptools")
-    _run(builder / "bin/pip", "wheel", "-q", "-w", wheels, *_requirements())
+    _run(builder / "bin/pip", "install", "-q", "wheel", "setuptools", PIP_FIND_LINKS="")
+    _run(builder / "bin/pip", "wheel", "-q", "-w", wheels, "wheel", "pip", *_requirements(), PIP_FIND_LINKS="")
     (wheels / "requirements.txt").write_text("\n".join(sorted({r.replace(" ", "") for r in _requirements()})) + "\n")
     return wheels
 

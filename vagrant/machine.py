@@ -58,9 +58,9 @@ class Machine:
 
 def up(machine: Machine, *, cold: bool = False) -> str:
     """Start the machine; says how: restored from the frozen state in seconds, or booted."""
-    if machine.pid is not None:
+    if machine.pid is not None and machine.file("image").read_text() == machine.image.directory.name:
         return "is up already"
-    _fresh_directory(machine)
+    _fresh_directory(machine)  # one that runs from a former image goes: its key and its packages are others
     started = time.monotonic()
     if (machine.frozen / "devices").exists() and not cold:
         _overlay(machine.frozen / "disk.qcow2", machine.file("disk.qcow2"))
@@ -170,6 +170,7 @@ def _rsync(machine: Machine, options: list[str], source: str, target: str) -> No
 def _fresh_directory(machine: Machine) -> None:
     down(machine)
     machine.directory.mkdir(parents=True)
+    machine.file("image").write_text(machine.image.directory.name)
 
 
 def _overlay(base: Path, disk: Path) -> None:
