@@ -116,10 +116,10 @@ dist: build ## sdist and wheel into dist/, with SHA256SUMS
 	@cd dist && sha256sum *.whl *.tar.gz > SHA256SUMS && ls -l
 
 install: build ## PREFIX= DESTDIR= CNI_BIN=: a private venv in lib/ketch, commands, CNI plugins, unit, man pages
-	@PYTHON=$(PYTHON) install/install "$(DESTDIR)" "$(PREFIX)" "$(CNI_BIN)" "$(UNIT_DIR)"
+	@PYTHON=$(PYTHON) cri/install/install "$(DESTDIR)" "$(PREFIX)" "$(CNI_BIN)" "$(UNIT_DIR)"
 
 uninstall: ## Remove exactly what install put there (same PREFIX and DESTDIR)
-	@install/uninstall "$(DESTDIR)" "$(PREFIX)"
+	@cri/install/uninstall "$(DESTDIR)" "$(PREFIX)"
 
 clean: ## Remove what build made; keeps the venv
 	@rm -rf build dist ./*.egg-info runtime/linux/*.so runtime/linux/_*.c runtime/linux/reaper $(VENV)/bin/ketch*

@@ -70,7 +70,7 @@ def test_no_error_is_swallowed_whole() -> None:
 
 
 def test_every_top_folder_tells_its_story() -> None:
-    folders = ["runtime", "runtime/linux", "runtime/keep", "cni", "cri", "proto", "tests", "vagrant", "install"]
+    folders = ["runtime", "runtime/linux", "runtime/keep", "cni", "cri", "proto", "tests", "vagrant", "cri/install"]
     assert [
         f"{f}/{name}" for f in folders for name in ("README.md", "DECISIONS.md") if not (TOP / f / name).exists()
     ] == []
