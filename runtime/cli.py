@@ -430,7 +430,7 @@ def _help(stream: "object") -> int:
         "  --root DIR              where containers are recorded (/run/ketch-runtime)",
         "  --log FILE              write errors and warnings there too",
         "  --log-format FORMAT     text or json",
-        "  --systemd-cgroup        let systemd make the cgroups; cgroupsPath is slice:prefix:name",
+        "  --systemd-cgroup        refused: the systemd cgroup driver is not supported yet",
         "  --cgroup-manager NAME   cgroupfs, systemd or disabled",
         "  --rootless VALUE        true, false or auto",
         "  --version               print the version",

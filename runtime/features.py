@@ -19,8 +19,6 @@ ARCHITECTURES = (
 UNSAFE_ANNOTATIONS = (
     "run.oci.keep_original_groups",
     "run.oci.hooks.",
-    "run.oci.delegate-cgroup",
-    "org.systemd.property.",
 )
 
 
@@ -44,7 +42,7 @@ def report() -> dict[str, Any]:
         "linux": {
             "namespaces": sorted(parse.NAMESPACE_KINDS),
             "capabilities": list(capabilities.NAMES[:known]),
-            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": True, "rdma": True},
+            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
             "seccomp": {
                 "enabled": True,
                 "actions": list(parse.ACTIONS),

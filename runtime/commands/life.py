@@ -31,7 +31,8 @@ def request_from(settings: Options, options: Options) -> CreateRequest:
     request.console_socket = options.value("--console-socket")
     request.pid_file = options.value("--pid-file")
     request.pidfd_socket = options.value("--pidfd-socket")
-    request.systemd_cgroup = meaning.systemd_cgroup(settings)
+    if meaning.systemd_cgroup(settings):
+        raise UsageError("the systemd cgroup driver is not supported yet; leave out --systemd-cgroup (cgroupfs works)")
     request.use_cgroups = meaning.uses_cgroups(settings)
     request.options = CreateOptions(
         no_pivot=options.flag("--no-pivot"),
