@@ -113,6 +113,8 @@ class Resources:
     unified: dict[str, str] = field(default_factory=dict)
     pids_limit: int = 0
     blkio_weight: int = 0
+    # (name in config.json, major, minor, bytes or operations a second); only people ask for these.
+    throttles: tuple[tuple[str, int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,10 @@ def of_start(facts: Facts) -> Cause:
 
 _STARTS: tuple[tuple[tuple[str, ...], Cause], ...] = (
     (
+        ("cannot work in",),
+        ("workdir", "its working directory cannot be entered: {said}", "make it in the image, or another -w"),
+    ),
+    (
         ("cwd",),
         ("workdir", "its working directory cannot be entered: {said}", "make it in the image, or another --workdir"),
     ),
@@ -95,6 +99,10 @@ _STARTS: tuple[tuple[tuple[str, ...], Cause], ...] = (
 
 
 def _of_execve(facts: Facts, program: str, lower: str) -> Cause:
+    for word, sign, sentence, hint in _TOLD:
+        if sign in lower:
+            said = facts.sentence.partition(": ")[2] or facts.sentence
+            return word, sentence.format(program=program, said=said.removeprefix(f"'{program}': ")), hint
     found = find_program(facts.rootfs, program, facts.working_dir, _path_in(facts.sentence))
     if "permission denied" in lower or "is a directory" in lower:
         return _not_allowed(program, found)
@@ -112,6 +120,28 @@ def _of_execve(facts: Facts, program: str, lower: str) -> Cause:
         hint = "an image with its C library (glibc or musl), or a statically linked program"
         return "loader", f"{program} is there, but the loader it was linked for is not: {interpreter}", hint
     return "exec", f"{program} cannot be executed: {facts.sentence}", ""
+
+
+# What our own runtime has already found out, from inside, where volumes are mounted too.
+_TOLD = (
+    (
+        "interpreter",
+        "ends in crlf",
+        "{program} is a script with Windows line ends, so its interpreter is not found",
+        "dos2unix it",
+    ),
+    (
+        "interpreter",
+        "its interpreter",
+        "{program} cannot run: {said}",
+        "install it in the image, or mend the first line",
+    ),
+    ("loader", "elf loader", "{program} cannot run: {said}", "an image with its C library, or a static program"),
+    ("no-shebang", "neither an elf program nor a script", "{program} is no program and has no #! line", "#!/bin/sh"),
+    ("empty", "the file is empty", "{program} is an empty file", "was it copied whole?"),
+    ("architecture", "built for", "{program} was made for another machine: {said}", "pull the image with --platform"),
+    ("not-executable", "no execute bit", "{program} is not executable", "chmod +x"),
+)
 
 
 def _path_in(sentence: str) -> str:
@@ -333,6 +363,7 @@ def _killed(end: Exit, program: str) -> Cause:
 
 # What programs print when it is the container that they miss something in: (cause, sign, sentence, hint).
 _PRINTED = (
+    ("privilege", "are you root?", "{program} was not allowed to: {line}", "--cap-add SYS_ADMIN, or --privileged"),
     (
         "read-only",
         "read-only file system",

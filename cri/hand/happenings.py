@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""events: what happens to containers. Nobody announces it, so the records are looked at twice a second."""
+"""events: what happens to containers. Nobody announces it, so the records are looked at ten times a second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cri.hand.grammar import Arguments
 from cri.hand.places import Places
 from cri.hand.tables import fill_template
 
-INTERVAL_SECONDS = 0.5
+INTERVAL_SECONDS = 0.1
 
 
 def events(arguments: Arguments, places: Places) -> int:

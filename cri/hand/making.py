@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from dataclasses import dataclass, field, replace
 
 from cri.engine.request import (
@@ -260,9 +262,7 @@ def resources(arguments: Arguments) -> Resources:
     rated = [
         n for n in ("device-read-bps", "device-write-bps", "device-read-iops", "device-write-iops") if arguments.many(n)
     ]
-    for name in rated:
-        for text in arguments.many(name):
-            options.rate(f"--{name}", text)
+    throttles = tuple(throttle(name, text) for name in rated for text in arguments.many(name))
     return Resources(
         memory_limit_bytes=limit,
         memory_swap_limit_bytes=swap,
@@ -272,6 +272,7 @@ def resources(arguments: Arguments) -> Resources:
         if arguments.given("cpu-shares")
         else 0,
         cpuset_cpus=arguments.text("cpuset-cpus"),
+        throttles=throttles,
         pids_limit=options.whole("--pids-limit", arguments.text("pids-limit"), -1, 4194304)
         if arguments.given("pids-limit")
         else 0,
@@ -282,6 +283,20 @@ def resources(arguments: Arguments) -> Resources:
         if arguments.given("oom-score-adj")
         else 0,
     )
+
+
+def throttle(name: str, text: str) -> tuple[str, int, int, int]:
+    """DEVICE:RATE as config.json has it: by the device's numbers."""
+    path, rate = options.rate(f"--{name}", text)
+    try:
+        facts = os.stat(path)
+    except OSError as e:
+        raise UsageError(f"--{name}: {path}: {e.strerror}", code=USAGE) from None
+    if not stat.S_ISBLK(facts.st_mode):
+        raise UsageError(f"--{name}: {path} is no block device", hint="lsblk lists them", code=USAGE)
+    words = name.split("-")
+    key = f"throttle{words[1].capitalize()}{'IOPS' if words[2] == 'iops' else 'Bps'}Device"
+    return key, os.major(facts.st_rdev), os.minor(facts.st_rdev), rate
 
 
 def secured(container: ContainerRequest, arguments: Arguments) -> ContainerRequest:

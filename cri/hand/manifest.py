@@ -184,8 +184,8 @@ def _pod(node: Node, context: _Context, identity: str) -> PodPlan:
     fields = node.known("apiVersion", "kind", "metadata", "spec", "status")
     if "spec" not in fields:
         raise node.wrong("spec is missing")
-    metadata = fields["metadata"].fields()
     name = object_name("metadata.name", _name_of(node))
+    metadata = fields["metadata"].fields()
     namespace = metadata["namespace"].text() if "namespace" in metadata else "default"
     labels = metadata["labels"].strings() if "labels" in metadata else {}
     annotations = metadata["annotations"].strings() if "annotations" in metadata else {}

@@ -138,7 +138,8 @@ def documents(text: str, file: str) -> Iterator[Node]:
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         at = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        hint = "tabs cannot indent YAML; use blanks" if "\\t" in str(e.problem) else ""
+        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        hint = "tabs cannot indent YAML; use blanks" if "\t" in line[: len(line) - len(line.lstrip())] else ""
         raise ManifestError(f"{file}{at}: not YAML: {e.problem or e.context}", hint=hint) from None
     except yaml.YAMLError as e:
         raise ManifestError(f"{file}: not YAML: {' '.join(str(e).split())}") from None

@@ -16,6 +16,7 @@ PROPAGATION = {
 }
 SHM = "/dev/shm"  # noqa: S108 - a mount point of the container, not a file of ours
 # What a mount may say beyond ro/rw and propagation: flags that only take rights away, or say how times are kept.
+TMPFS_OPTIONS = frozenset(("size", "mode", "uid", "gid", "nr_inodes"))
 EXTRA_OPTIONS = frozenset(
     [
         "noexec",
@@ -77,7 +78,8 @@ def check(mount: MountRequest) -> None:
     if bool(mount.uids) != bool(mount.gids):
         raise Refused(f"{where}: uidMappings and gidMappings must be given together")
     for option in mount.options:
-        if option not in EXTRA_OPTIONS:
+        of_tmpfs = mount.kind == "tmpfs" and option.partition("=")[0] in TMPFS_OPTIONS
+        if option not in EXTRA_OPTIONS and not of_tmpfs:
             raise Refused(f"{where}: mount_options: {option!r} is not one of {', '.join(sorted(EXTRA_OPTIONS))}")
 
 

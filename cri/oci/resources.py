@@ -63,6 +63,13 @@ def device_rules(devices: tuple[Device, ...], *, privileged: bool) -> list[dict[
     return rules
 
 
+def block_io_of(limits: Resources) -> dict[str, Any]:
+    built: dict[str, Any] = {"weight": limits.blkio_weight} if limits.blkio_weight else {}
+    for name, major, minor, rate in limits.throttles:
+        built.setdefault(name, []).append({"major": major, "minor": minor, "rate": rate})
+    return built
+
+
 def resources(
     limits: Resources, node: Node, devices: tuple[Device, ...] = (), *, privileged: bool = False
 ) -> dict[str, Any]:
@@ -72,8 +79,9 @@ def resources(
     built.update({key: value for key, value in asked.items() if value})
     if limits.pids_limit:
         built["pids"] = {"limit": limits.pids_limit}
-    if limits.blkio_weight:
-        built["blockIO"] = {"weight": limits.blkio_weight}
+    block_io = block_io_of(limits)
+    if block_io:
+        built["blockIO"] = block_io
     if limits.unified:
         if node.cgroup_version != 2:
             raise Refused("resources.unified: needs cgroup v2, this node has v1")
