@@ -130,6 +130,7 @@ _TOLD = (
         "{program} is a script with Windows line ends, so its interpreter is not found",
         "dos2unix it",
     ),
+    ("no-shebang", "neither an elf program nor a script", "{program} is no program and has no #! line", "#!/bin/sh"),
     (
         "interpreter",
         "its interpreter",
@@ -137,7 +138,6 @@ _TOLD = (
         "install it in the image, or mend the first line",
     ),
     ("loader", "elf loader", "{program} cannot run: {said}", "an image with its C library, or a static program"),
-    ("no-shebang", "neither an elf program nor a script", "{program} is no program and has no #! line", "#!/bin/sh"),
     ("empty", "the file is empty", "{program} is an empty file", "was it copied whole?"),
     ("architecture", "built for", "{program} was made for another machine: {said}", "pull the image with --platform"),
     ("not-executable", "no execute bit", "{program} is not executable", "chmod +x"),

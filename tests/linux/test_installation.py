@@ -97,7 +97,7 @@ def test_the_wheel_installs_into_an_empty_venv_and_works_without_grpc(tmp_path: 
     commands = tmp_path / "venv/bin"
     assert run(commands / "ketch-runtime", "--version").stdout.startswith("ketch-runtime version ")
     assert run(commands / "ketch-runtime", "doctor", "--verify").stdout.startswith("every installed file is as it was")
-    assert "bridge" in run(commands / "ketch-cni").stdout
+    assert "bridge" in run(commands / "ketch-cni", check=False).stdout
     refused = run(commands / "ketch-cri", check=False)
     assert refused.returncode == 1
     assert refused.stderr == "ketch-cri: the Python package 'grpc' is not installed (try: pip install 'ketch[cri]')\n"
