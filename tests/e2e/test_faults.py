@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runtime's daemon is killed again and again under work; $KETCH_FAULT_SECONDS (60) says how long."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.cluster import Cluster
+from tests.e2e.machine import start_time, until
+from tests.e2e.node import Node
+from tests.e2e.objects import deployment, pod, shell, web
+from tests.e2e.space import Space
+from tests.e2e.test_pods import settled_traces, traces
+
+SECONDS = float(os.environ.get("KETCH_FAULT_SECONDS", "60"))
+pytestmark = [pytest.mark.needs("root"), pytest.mark.own_namespaces, pytest.mark.timeout(SECONDS + 400)]
+
+
+@pytest.fixture
+def space(cluster: Cluster) -> Iterator[Space]:
+    made = Space(cluster, "faults")
+    made.create()
+    yield made
+    made.delete()
+
+
+class Killer(threading.Thread):
+    """Kills the daemon of a node every five seconds and starts it again, as its unit would."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(daemon=True)
+        self._node = node
+        self._enough = threading.Event()
+        self.kills = 0
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while not self._enough.wait(5):
+                self._kill_once()
+        except BaseException as why:
+            self.failure = why
+
+    def _kill_once(self) -> None:
+        name = self._node.runtime.name
+        pid = self._node.machine.pid_of(name)
+        assert pid is not None, f"{name} does not run"
+        began = start_time(pid)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: start_time(pid) != began, f"{name} ends", 10)
+        self._node.runtime.restart(self._node.machine)
+        self.kills += 1
+
+    def stop(self) -> None:
+        self._enough.set()
+        self.join()
+        if self.failure is not None:
+            raise self.failure
+
+
+def ran_and_ended(seen: dict[str, Any]) -> bool:
+    """Did a container of this pod run and come to an end?
+
+    A start that the kill interrupted before anything ran is made again by the kubelet and counted as a restart: no
+    runtime can help that, so what is asked is whether anything that ran was lost.
+    """
+    ended = seen["status"]["containerStatuses"][0].get("lastState", {}).get("terminated", {})
+    return bool(ended.get("startedAt")) and not str(ended["startedAt"]).startswith("1970")
+
+
+def test_an_update_ends_and_no_pod_suffers_while_the_daemon_is_killed(cluster: Cluster, space: Space) -> None:
+    before = settled_traces(cluster)
+    space.apply(pod("steady", shell()))
+    space.wait_until_ready("steady")
+    steady = space.get("pod", "steady")["status"]["containerStatuses"][0]["containerID"]
+    killer = Killer(cluster.nodes[0])
+    killer.start()
+    end, turn, execs = time.monotonic() + SECONDS, 0, 0
+    try:
+        while time.monotonic() < end:
+            turn += 1
+            space.apply(deployment("rolled", 20, web(env=[{"name": "TURN", "value": str(turn)}])))
+            space.rollout("deployment/rolled", 240)
+            execs += space.exec("steady", "echo", "here", check=False) == "here\n"
+    finally:
+        killer.stop()
+    status = space.get("pod", "steady")["status"]["containerStatuses"][0]
+    assert (status["containerID"], status["restartCount"]) == (steady, 0)
+    assert [each for each in space.get("pods", "-l", "app=rolled")["items"] if ran_and_ended(each)] == []
+    assert killer.kills >= 2
+    space.remove("deployment", "rolled")
+    space.remove("pod", "steady")
+    until(lambda: not space.get("pods")["items"], "all pods are gone", 120, every=0.5)
+    try:
+        until(lambda: traces(cluster) == before, "the node is as before", 60, every=0.5)
+    except TimeoutError:
+        assert traces(cluster) == before
