@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.e2e import cache, control_plane, go_build, go_programs, node, pki, registry
+from tests.e2e import cache, control_plane, go_build, go_programs, host_settings, node, pki, registry
 from tests.e2e.machine import Machine, power_on, until
 from tests.e2e.node import Node
 from tests.e2e.pki import Pki
@@ -23,15 +23,6 @@ from tests.e2e.runtimes import RUNTIMES, Network, Runtime
 
 MANIFESTS = Path(__file__).parent / "manifests"
 MOST_NODES = 9  # so many have a token
-# What a kubelet sets for the whole machine when it starts: remembered, and put back when the cluster goes.
-_HOST_SETTINGS = (
-    "vm/overcommit_memory",
-    "vm/panic_on_oom",
-    "kernel/panic",
-    "kernel/panic_on_oops",
-    "kernel/keys/root_maxkeys",
-    "kernel/keys/root_maxbytes",
-)
 
 
 def default_folder() -> Path:
@@ -45,7 +36,6 @@ class Cluster:
     folder: Path
     site: Machine
     nodes: tuple[Node, ...]
-    host_settings: dict[str, str]
 
     @property
     def pki(self) -> Pki:
@@ -55,7 +45,6 @@ class Cluster:
         record = {
             "site": self.site.to_record(),
             "nodes": [each.to_record() for each in self.nodes],
-            "host_settings": self.host_settings,
         }
         unfinished = self.folder / "cluster.json.new"
         unfinished.write_text(json.dumps(record, indent=1))
@@ -100,7 +89,6 @@ def load(folder: Path) -> Cluster | None:
         folder,
         Machine.from_record(record["site"]),
         tuple(Node.from_record(each) for each in record["nodes"]),
-        record["host_settings"],
     )
 
 
@@ -114,7 +102,8 @@ def up(folder: Path, runtimes: Sequence[Runtime], *, proxy: str, is_networked: b
     for runtime in runtimes:
         runtime.command()  # what it needs is built here, before anything runs
     folder.mkdir(parents=True)
-    cluster = Cluster(folder, power_on("site", folder / "site"), (), _read_host_settings())
+    host_settings.hold(folder)
+    cluster = Cluster(folder, power_on("site", folder / "site"), ())
     cluster.save()
     try:
         return _bring_up(cluster, runtimes, proxy, is_networked=is_networked)
@@ -207,10 +196,6 @@ def add_network(cluster: Cluster, to: Node) -> float:
     return time.monotonic() - started
 
 
-def _read_host_settings() -> dict[str, str]:
-    return {name: Path("/proc/sys", name).read_text().strip() for name in _HOST_SETTINGS}
-
-
 def _write_wrapper(cluster: Cluster) -> None:
     """kubectl for a person on the host: the API server answers only inside the cluster's network."""
     wrapper = cluster.folder / "kubectl"
@@ -226,10 +211,7 @@ def down(folder: Path, *, keep_logs: bool = False) -> None:
         return
     for machine in (*(each.machine for each in cluster.nodes), cluster.site):
         machine.power_off()
-    for name, value in cluster.host_settings.items():
-        setting = Path("/proc/sys", name)
-        if setting.read_text().strip() != value:
-            setting.write_text(value)
+    host_settings.let_go(folder)
     if keep_logs:
         (folder / "cluster.json").unlink()
     else:
