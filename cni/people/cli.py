@@ -3,6 +3,7 @@
 
 import argparse
 import sys
+from typing import NoReturn
 
 from .. import protocol
 from ..errors import CniError
@@ -28,10 +29,18 @@ def main(arguments: list[str]) -> int:
     return status
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse prints its whole usage before an error; one line is enough."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"ketch-cni: {message} (try: {self.prog} --help)\n")
+        sys.exit(2)
+
+
 def _parser() -> argparse.ArgumentParser:
     from . import addresses, conf, networks
 
-    parser = argparse.ArgumentParser(prog="ketch-cni", description=__doc__, epilog=EPILOG)
+    parser = _Parser(prog="ketch-cni", description=__doc__, epilog=EPILOG)
     parser.add_argument("--conf-dir", default="/etc/cni/net.d", help="where networks are described (%(default)s)")
     parser.add_argument("--plugin-dir", default="/opt/cni/bin", help="where plugins are: CNI_PATH (%(default)s)")
     parser.add_argument("--cache-dir", default="/var/lib/cni", help="where results are cached (%(default)s)")
