@@ -520,7 +520,7 @@ SEEING = (
         "doctor",
         "Say what this machine lacks, what that costs, and how to mend it",
         does="cri.hand.doctor:doctor",
-        options=(FORMAT,),
+        options=(FORMAT, Option("--verify", "compare every installed file with its sum instead")),
     ),
     Command(
         "system shutdown",

@@ -25,6 +25,10 @@ _FIXES = {
 
 def doctor(arguments: Arguments, places: Places) -> int:
     """The list; 1 when something is missing without which nothing runs."""
+    if arguments.flag("verify"):
+        from runtime import installed_files
+
+        return installed_files.show()
     found = examine(places)
     if arguments.text("format") == "json":
         from json import dumps

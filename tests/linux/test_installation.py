@@ -58,6 +58,9 @@ def test_an_installation_names_no_path_of_the_machine_that_made_it(installed: Pa
 
 def test_verify_finds_every_change(installed: Path) -> None:
     runtime = installed / "usr/local/bin/ketch-runtime"
+    assert (
+        run(installed / "usr/local/bin/ketch", "doctor", "--verify").stdout == run(runtime, "doctor", "--verify").stdout
+    )
     clean = run(runtime, "doctor", "--verify")
     assert clean.stdout.startswith("every installed file is as it was installed")
     page = installed / "usr/local/share/man/man1/ketch.1"
