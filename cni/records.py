@@ -10,9 +10,11 @@ import os
 from runtime.linux import json_text
 
 from .call import Call
+from .errors import CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Container
     from typing import Any
 
 STATE_DIRECTORY = "/run/cni/ketch"
@@ -75,6 +77,19 @@ class Records:
     def all(self) -> "list[tuple[str, dict[str, Any]]]":
         found = [(key, self.read(key)) for key in self.keys()]
         return [(key, content) for key, content in found if content is not None]
+
+    def remove_stale(self, valid: "Container[str]", remove: "Callable[[str, dict[str, Any]], None]") -> list[str]:
+        """Remove what every record that is not valid describes, then the record; what failed, which stops no other."""
+        failures = []
+        for key, record in self.all():
+            if key in valid:
+                continue
+            try:
+                remove(key, record)
+                self.forget(key)
+            except (CniError, OSError) as error:
+                failures.append(f"{key}: {error}")
+        return failures
 
     def sweep(self) -> None:
         """Remove what writers left that died before their rename."""

@@ -94,18 +94,13 @@ def gc(call: Call) -> None:
 
 def remove_stale(call: Call, records: Records) -> None:
     """Remove every recorded attachment that is not valid any more; one that fails does not stop the others."""
-    valid = call.valid_attachments()
-    failures = []
     with Wiring(in_process=call.in_process) as wiring:
-        for key, record in records.all():
-            if key in valid:
-                continue
-            try:
-                _remove_rules(call, wiring, key, record)
-                _delete_soon(call, records, wiring, record["host"])
-                records.forget(key)
-            except (CniError, OSError) as error:
-                failures.append(f"{key}: {error}")
+
+        def remove(key: str, record: "dict[str, Any]") -> None:
+            _remove_rules(call, wiring, key, record)
+            _delete_soon(call, records, wiring, record["host"])
+
+        failures = records.remove_stale(call.valid_attachments(), remove)
         for name in _leftovers(records).all():
             _delete_soon(call, records, wiring, name)
         records.sweep()

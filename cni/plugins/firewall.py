@@ -113,17 +113,10 @@ def status(call: Call) -> None:
 
 def gc(call: Call) -> None:
     records = Records(call, "firewall")
-    valid = call.valid_attachments()
-    failures = []
     with Wiring(in_process=call.in_process) as wiring:
-        for key, record in records.all():
-            if key in valid:
-                continue
-            try:
-                _remove(call.network, key, record, wiring)
-                records.forget(key)
-            except (CniError, OSError) as error:
-                failures.append(f"{key}: {error}")
+        failures = records.remove_stale(
+            call.valid_attachments(), lambda key, record: _remove(call.network, key, record, wiring)
+        )
         records.sweep()
         rules.drop_unused_policies(wiring.nft)
     if failures:

@@ -28,23 +28,7 @@ from cri.hand.errors import USAGE, UsageError, suggestion
 from cri.hand.grammar import Arguments
 from cri.hand.options import Mounted
 from cri.images.model import ImageConfig
-
-# What docker hides of /proc and /sys: kernel settings and memory that are not namespaced.
-MASKED = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-]
-READONLY = "/proc/bus /proc/fs /proc/irq /proc/sys /proc/sysrq-trigger".split()  # noqa: SIM905
+from cri.oci.security import MASKED_PATHS, READONLY_PATHS
 
 PRIVATE_IDS = IdRange(0, 1 << 20, 65536)
 
@@ -310,8 +294,8 @@ def secured(container: ContainerRequest, arguments: Arguments) -> ContainerReque
         return replace(container, privileged=True, seccomp=Profile(ProfileKind.UNCONFINED))
     container = replace(
         container,
-        masked_paths=tuple(MASKED),
-        readonly_paths=tuple(READONLY),
+        masked_paths=MASKED_PATHS,
+        readonly_paths=READONLY_PATHS,
         seccomp=Profile(ProfileKind.RUNTIME_DEFAULT),
         apparmor=Profile(ProfileKind.RUNTIME_DEFAULT),
     )

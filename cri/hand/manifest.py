@@ -31,6 +31,7 @@ from cri.engine.request import (
 from cri.hand import making, notes
 from cri.hand.options import LEAST_MEMORY, object_name
 from cri.hand.yaml_nodes import ManifestError, Node, documents
+from cri.oci.security import MASKED_PATHS, READONLY_PATHS
 
 
 @dataclass(frozen=True, slots=True)
@@ -723,8 +724,8 @@ class _Container:
             no_new_privileges="allowPrivilegeEscalation" in said and not said["allowPrivilegeEscalation"].truth(),
             add_capabilities=capabilities["add"].texts() if "add" in capabilities else (),
             drop_capabilities=capabilities["drop"].texts() if "drop" in capabilities else (),
-            masked_paths=() if unmasked else tuple(making.MASKED),
-            readonly_paths=() if unmasked else tuple(making.READONLY),
+            masked_paths=() if unmasked else MASKED_PATHS,
+            readonly_paths=() if unmasked else READONLY_PATHS,
             seccomp=Profile(ProfileKind.UNCONFINED) if privileged else seccomp,
             apparmor=_profile(said["appArmorProfile"]) if "appArmorProfile" in said else self._pod.apparmor,
             selinux=_selinux(said["seLinuxOptions"]) if "seLinuxOptions" in said else self._pod.selinux,
