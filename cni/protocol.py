@@ -5,8 +5,6 @@ environ, stdin -> call.parse -> plugins.<name>.<verb>(call) -> result on stdout
                         \\______________ CniError ____________-> error on stdout, status 1
 """
 
-import os
-
 from runtime.linux import json_text
 
 from . import call as calls
@@ -62,12 +60,10 @@ def run(name: str, environ: "Mapping[str, str]", stdin: bytes) -> tuple[int, str
             version = raw["cniVersion"]
         answer = dispatch(name, calls.of_config(command, environ, raw, in_process=False))
     except CniError as error:
-        if os.environ.get("KETCH_DEBUG", "0") not in ("", "0"):
-            _show_traceback()
+        _show_traceback()
         return 1, json_text.dumps(error.to_json(version), indent=4)
     except Exception as error:
-        if os.environ.get("KETCH_DEBUG", "0") not in ("", "0"):
-            _show_traceback()
+        _show_traceback()
         message = f"{name}: internal error: {type(error).__name__}: {error} (KETCH_DEBUG=1 shows the traceback)"
         return 1, json_text.dumps(CniError(INTERNAL, message).to_json(version), indent=4)
     return 0, "" if answer is None else json_text.dumps(answer, indent=4)
@@ -87,6 +83,6 @@ def about(name: str) -> str:
 
 
 def _show_traceback() -> None:
-    import traceback
+    from runtime.linux import tracebacks
 
-    traceback.print_exc()
+    tracebacks.show_if_wanted()

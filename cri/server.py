@@ -34,7 +34,7 @@ from cri.services.streams import EngineBackend, Streams
 from cri.streaming.server import StreamingServer, TlsFiles
 from proto import cri_pb2 as pb
 from runtime.keep.client import KeepError
-from runtime.linux import durable
+from runtime.linux import durable, tracebacks
 
 log = logging.getLogger(__name__)
 MESSAGE_BYTES = 16 << 20
@@ -235,6 +235,7 @@ class _Parser(argparse.ArgumentParser):
     """One line for what it refuses, as all our commands."""
 
     def error(self, message: str) -> NoReturn:
+        tracebacks.show_if_wanted()
         self.exit(2, f"ketch-cri: {message} (ketch-cri --help lists the options)\n")
 
 
@@ -290,8 +291,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(arguments)
     except (configuration.BadConfig, CannotServe, EngineError, KeepError, OSError) as e:
-        if os.environ.get("KETCH_DEBUG"):
-            raise
+        tracebacks.show_if_wanted()
         print(f"ketch-cri: {e}", file=sys.stderr)
         return 1
 

@@ -324,8 +324,6 @@ def main(argv: "list[str] | None" = None) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        if os.environ.get("KETCH_DEBUG") == "1":
-            raise
         return _fail(settings, _sentence(error), _status(error))
 
 
@@ -377,6 +375,9 @@ def _status(error: BaseException) -> int:
 
 def _fail(settings: Options, sentence: str, status: int) -> int:
     """One line to the user, and to the log that shims read."""
+    from runtime.linux import tracebacks
+
+    tracebacks.show_if_wanted()
     sentence = " ".join(sentence.split("\n"))
     path = settings.value("--log")
     as_json = settings.value("--log-format") == "json"

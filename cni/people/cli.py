@@ -5,6 +5,8 @@ import argparse
 import sys
 from typing import NoReturn
 
+from runtime.linux import tracebacks
+
 from .. import protocol
 from ..errors import CniError
 
@@ -20,10 +22,8 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         status: int = wanted.run(wanted)
-    except CniError as error:
-        sys.stderr.write(f"ketch-cni: {error}\n")
-        return 1
-    except OSError as error:
+    except (CniError, OSError) as error:
+        tracebacks.show_if_wanted()
         sys.stderr.write(f"ketch-cni: {error}\n")
         return 1
     return status
@@ -33,6 +33,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse prints its whole usage before an error; one line is enough."""
 
     def error(self, message: str) -> NoReturn:
+        tracebacks.show_if_wanted()
         sys.stderr.write(f"ketch-cni: {message} (try: {self.prog} --help)\n")
         sys.exit(2)
 

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from runtime.linux import json_text
+from runtime.linux import json_text, tracebacks
 
 from .. import call as calls
 from .. import protocol
@@ -119,6 +119,7 @@ def _collect(network: Network, living: list[Cached], stale: list[Cached]) -> int
     try:
         network.gc([_attachment(cached) for cached in living])
     except CniError as error:
+        tracebacks.show_if_wanted()
         sys.stderr.write(f"ketch-cni: {network.name}: {error}\n")
         return 1
     return 0

@@ -8,6 +8,7 @@ import sys
 
 from cri.hand import commands, grammar
 from cri.hand.errors import HandError
+from runtime.linux import tracebacks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,16 +29,14 @@ _TOP = grammar.Command("", "", does="", arguments="[COMMAND...]", options=GLOBAL
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    debug = bool(os.environ.get("KETCH_DEBUG"))
     try:
         top = grammar.parse(_TOP, words)
-        debug = debug or top.flag("debug")
+        if top.flag("debug"):
+            tracebacks.demand()
         return _run(top)
     except grammar.WantsHelp as e:
         return _help(None if e.args[0] is _TOP else e.args[0])
     except HandError as e:
-        if debug:
-            raise
         return _complain(str(e), e.code)
     except KeyboardInterrupt:
         return 130
@@ -46,8 +45,6 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     except Exception as e:
-        if debug:
-            raise
         return _complain(_sentence(e), 125 if _failed_in_run(words) else 1)
 
 
@@ -97,6 +94,7 @@ def _help(command: grammar.Command | None) -> int:
 
 def _complain(sentence: str, code: int) -> int:
     sys.stdout.flush()
+    tracebacks.show_if_wanted()
     print(f"ketch: {sentence}", file=sys.stderr)
     return code
 

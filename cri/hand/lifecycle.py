@@ -15,6 +15,7 @@ from cri.hand.grammar import Arguments
 from cri.hand.places import Places
 from cri.hand.room import Room, need_root
 from runtime.keep import client as keep
+from runtime.linux import tracebacks
 
 
 def each(arguments: Arguments, places: Places, action: Callable[[Room, look.Seen], None], words: list[str]) -> int:
@@ -27,6 +28,7 @@ def each(arguments: Arguments, places: Places, action: Callable[[Room, look.Seen
                 action(room, look.container(places, word, all_owners=arguments.command.words in ("wait",)))
             except (HandError, EngineError, keep.KeepError, OSError) as e:
                 sys.stdout.flush()
+                tracebacks.show_if_wanted()
                 print(f"ketch: {e}", file=sys.stderr)
                 code = 1
             else:

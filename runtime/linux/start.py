@@ -31,8 +31,9 @@ def start() -> None:
     except KeyboardInterrupt:
         posix._exit(130)
     except Exception as e:
-        if posix.environ.get(b"KETCH_DEBUG", b"0") not in (b"", b"0"):
-            raise
+        from runtime.linux import tracebacks
+
+        tracebacks.show_if_wanted()
         code = 1
         sys.stderr.write(f"{name}: {_sentence(e)}\n")
     if module == "cri.server":

@@ -16,6 +16,8 @@ WRONG = {
     "an unknown command of ketch-runtime": ["ketch-runtime", "nonsense"],
     "an unknown command of ketch-cni": ["ketch-cni", "nonsense"],
     "an unknown option of ketch-cri": ["ketch-cri", "--nonsense"],
+    "an unknown command of ketch-cri": ["ketch-cri", "nonsense"],
+    "a container of ketch that is not there": ["ketch", "--state", "HERE/s", "--root", "HERE/r", "rm", "nothing"],
     "an unknown option of ketch": ["ketch", "ps", "--nonsense"],
     "a configuration that is not there": ["ketch-cri", "--config", "/nonexistent/ketch.toml"],
     "a bundle that is not there": ["ketch-runtime", "--root", "/run/state", "run", "-b", "/nonexistent", "x"],
@@ -47,14 +49,17 @@ def assert_one_line(done: subprocess.CompletedProcess[str]) -> None:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_bad_input_is_refused_in_one_line(name: str) -> None:
-    assert_one_line(run(WRONG[name]))
+def test_bad_input_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    assert_one_line(run([word.replace("HERE", str(tmp_path)) for word in WRONG[name]]))
 
 
-def test_debug_shows_the_traceback() -> None:
-    done = run(["ketch-runtime", "--root", "/run/state", "state", "absent"], KETCH_DEBUG="1")
-    assert done.returncode != 0
-    assert "Traceback (most recent call last)" in done.stderr
+@pytest.mark.parametrize("name", WRONG)
+def test_debug_shows_the_traceback_and_changes_nothing_else(name: str, tmp_path: Path) -> None:
+    command = [word.replace("HERE", str(tmp_path)) for word in WRONG[name]]
+    plain, debugged = run(command), run(command, KETCH_DEBUG="1")
+    assert "Traceback (most recent call last)" in debugged.stderr
+    assert debugged.stderr.endswith(plain.stderr)
+    assert debugged.returncode == plain.returncode
 
 
 @pytest.fixture
