@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import needs
+from tests.support import groups, needs
 from tests.support.rootfs import make_rootfs
 
 _ROOT_FOLDERS = ("linux",)
@@ -60,6 +60,11 @@ def _take_over_the_timeout(item: pytest.Item) -> None:
     limit = mark.args[0] if mark and mark.args else float(item.config.getini("timeout") or 0)
     item.stash[TIMEOUT_KEY] = float(limit) * _TIMEOUT_FACTOR
     item.add_marker(pytest.mark.timeout(0), append=False)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if needs.has("root") and not session.config.getoption("collectonly"):
+        groups.sweep()
 
 
 @pytest.hookimpl(tryfirst=True)

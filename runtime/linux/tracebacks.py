@@ -4,7 +4,6 @@
 import os
 import sys
 
-
 _demanded = False
 
 

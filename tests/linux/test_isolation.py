@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The harness keeps its promises: a root test is alone, sees only its own, and is told what it leaked."""
 
+import fcntl
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+from tests.support import groups
 from tests.support.needs import needs
 
 REPOSITORY = Path(__file__).parents[2]
@@ -20,6 +23,41 @@ def test_a_test_is_alone_in_its_namespaces() -> None:
 
 def test_a_test_sees_its_own_cgroups_as_the_roots() -> None:
     assert {line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines()} == {"/"}
+
+
+@needs("cgroup1")
+def test_groups_of_a_killed_run_are_swept_up_and_those_in_use_stay() -> None:
+    """Their names carry the pid of nobody and of somebody else's PID namespace: only the lock says who lives."""
+    hierarchy = groups.Groups("ketch-test-1").hierarchies[0][0]
+    killed, used = f"{hierarchy}/ketch-test-999999", f"{hierarchy}/ketch-test-999998"
+    for inner in ("", "/inner", "/inner/innermost"):
+        os.mkdir(killed + inner)
+        os.mkdir(used + inner)
+    os.mkdir(f"{hierarchy}/not-ours")
+    lock = os.open(used, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    assert groups.sweep() == [killed]
+    assert not os.path.exists(killed)
+    assert os.path.exists(f"{used}/inner/innermost")
+    os.close(lock)
+    os.rmdir(f"{hierarchy}/not-ours")
+    assert groups.sweep() == [used]
+
+
+@needs("cgroup1")
+def test_a_run_that_was_killed_leaves_nothing_after_the_next_one(tmp_path: Path) -> None:
+    waiting = INNER + f"@needs('root')\ndef test_waits():\n    open('{tmp_path}/there', 'w')\n    signal.pause()\n"
+    (tmp_path / "a").mkdir()
+    with subprocess.Popen(inner_command(tmp_path / "a", waiting), cwd=REPOSITORY, stdout=subprocess.DEVNULL) as killed:
+        while not (tmp_path / "there").exists():
+            time.sleep(0.01)
+        killed.kill()
+    left = f"ketch-test-{killed.pid}"
+    roots = [path for path, _, _ in groups.Groups("ketch-test-1").hierarchies]
+    assert any(left in os.listdir(root) for root in roots)
+    (tmp_path / "b").mkdir()
+    assert "1 passed" in run_inner(tmp_path / "b", INNER.split("@needs", 1)[0] + "def test_nothing(): pass\n")
+    assert [root for root in roots if left in os.listdir(root)] == []
 
 
 LEAKS = {
@@ -40,6 +78,7 @@ LEAKS = {
 INNER = """
 import os, signal, subprocess, pytest
 from tests.support import kernel
+from tests.support import groups
 from tests.support.needs import needs
 def run(*command): subprocess.run(command, check=True)
 @needs("root")
@@ -68,11 +107,8 @@ def test_what_a_test_leaves_behind_is_named_and_a_hanging_one_is_stopped(tmp_pat
 
 def run_inner(directory: Path, text: str) -> str:
     """Run root tests in a pytest of their own and return what it printed."""
-    (directory / "test_inner.py").write_text(text)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider"]
-    options = ["-c", str(REPOSITORY / "pyproject.toml"), "--rootdir", str(directory)]
     done = subprocess.run(
-        [*command, *options, str(directory / "test_inner.py")],
+        inner_command(directory, text),
         cwd=REPOSITORY,
         env={**os.environ, "KETCH_TEST_SETTLE_SECONDS": "0.1"},
         capture_output=True,
@@ -80,3 +116,10 @@ def run_inner(directory: Path, text: str) -> str:
         check=False,
     )
     return done.stdout + done.stderr
+
+
+def inner_command(directory: Path, text: str) -> list[str]:
+    (directory / "test_inner.py").write_text(text)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider"]
+    options = ["-c", str(REPOSITORY / "pyproject.toml"), "--rootdir", str(directory)]
+    return [*command, *options, str(directory / "test_inner.py")]

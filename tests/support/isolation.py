@@ -26,6 +26,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from tests.support import kernel, leaks
+from tests.support.groups import Groups
 
 _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
 TIMEOUT_KEY = pytest.StashKey[float]()
@@ -111,7 +112,7 @@ def _work_and_exit(work: Callable[[], int]) -> None:
         _exit(code)
 
 
-def _enter(groups: "Groups", child: Callable[[], None], *, private: int = -1) -> None:
+def _enter(groups: Groups, child: Callable[[], None], *, private: int = -1) -> None:
     """The entrance: namespaces first, for CLONE_NEWPID concerns only children. Only child keeps private."""
     code = 1
     try:
@@ -123,16 +124,17 @@ def _enter(groups: "Groups", child: Callable[[], None], *, private: int = -1) ->
         first = os.fork()
         if first == 0:
             _be_first(groups, child, private)
-        _close(private)
+        _close(private)  # the groups' lock stays here, and open: it says that they are in use
         code = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
     finally:
         _exit(code)
 
 
-def _be_first(groups: "Groups", child: Callable[[], None], private: int) -> None:
+def _be_first(groups: Groups, child: Callable[[], None], private: int) -> None:
     code = 1
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        groups.leave_the_lock()
         make_private_world(groups.hierarchies)
         started = os.fork()
         if started == 0:
@@ -208,51 +210,3 @@ def make_private_world(hierarchies: list[tuple[str, str, str]]) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         up = struct.pack("16sH14x", b"lo", 1)  # struct ifreq with IFF_UP
         fcntl.ioctl(control, 0x8914, up)  # SIOCSIFFLAGS
-
-
-class Groups:
-    """The cgroups of one test, one in each hierarchy that the machine has mounted; the test sees them as the roots."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.hierarchies = list(_mounted_hierarchies())
-
-    def enter(self) -> None:
-        for path, kind, _ in self.hierarchies:
-            own = os.path.join(path, self.name)
-            os.makedirs(own, exist_ok=True)
-            for file in ("cpuset.cpus", "cpuset.mems"):  # a new v1 cpuset is empty and admits nobody
-                if kind == "cgroup" and os.path.exists(f"{own}/{file}"):
-                    Path(own, file).write_text(Path(path, file).read_text())
-            # One thread written to `tasks` spares the wait for RCU that cgroup.procs has on v1.
-            Path(own, "tasks" if kind == "cgroup" else "cgroup.procs").write_text("0")
-
-    def remove(self) -> None:
-        """Deepest first; what the kernel is still emptying gets a second."""
-        deadline = time.monotonic() + 1
-        for path, _, _ in self.hierarchies:
-            for directory, _, _ in os.walk(os.path.join(path, self.name), topdown=False):
-                while True:
-                    try:
-                        os.rmdir(directory)
-                        break
-                    except FileNotFoundError:
-                        break
-                    except OSError:
-                        if time.monotonic() > deadline:
-                            raise
-                        time.sleep(0.005)
-
-
-def _mounted_hierarchies() -> list[tuple[str, str, str]]:
-    """(mount point, type, options to mount the same hierarchy again); the options of v1 say which one it is."""
-    found = {}  # by mount point: a later mount hides an earlier one
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, (kind, _, options) = line.split(" "), line.split(" - ", 1)[1].split(" ")
-        if kind not in ("cgroup", "cgroup2") or not fields[4].startswith("/sys/fs/cgroup"):
-            continue
-        chosen = [o for o in options.split(",") if o not in ("rw", "ro", "xattr", "clone_children")]
-        if any(o.startswith("name=") for o in chosen):
-            chosen = ["none", *chosen]
-        found[fields[4]] = (fields[4], kind, ",".join(chosen) if kind == "cgroup" else "")
-    return list(found.values())
