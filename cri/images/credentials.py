@@ -97,8 +97,12 @@ def _in_file(value: dict[str, object], reference: Reference, path: str) -> Crede
             found = _entry(entry, path, key)
             if found is not None:
                 return found
-            if isinstance(store, str):
-                return _ask_helper(store, key)
+    # docker asks its store whether the file has an entry or not; the names are the host's own, or the hub's URL.
+    if isinstance(store, str):
+        for key in _HUB_KEYS[2:0:-1] if reference.host == "docker.io" else (reference.host,):
+            found = _ask_helper(store, key)
+            if found is not None:
+                return found
     return None
 
 

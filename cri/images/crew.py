@@ -2,7 +2,8 @@
 """Threads of one operation: the first failure stops all, and a caller who leaves does not wait for them."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from cri.images.cancel import Cancellation
 from cri.images.errors import ImageError
@@ -68,6 +69,15 @@ class Crew:
             if isinstance(failure, ImageError):
                 raise failure
             raise ImageError(f"{doing}: {type(failure).__name__}: {failure}") from failure
+
+    @contextmanager
+    def unless_it_fails(self) -> Iterator[None]:
+        """For what is prepared before the work begins: its failure ends the crew, nothing stays open."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """The caller leaves; workers still there are told to stop."""

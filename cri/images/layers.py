@@ -127,7 +127,7 @@ class Layers:
             os.mkdir(work, 0o700)
             lowers = list(dict.fromkeys(layer.path for layer in reversed(parents)))  # overlayfs refuses doubles
             copy_root(root_of(parents), upper)
-            with overlay.make(lowers, upper, work) as tree:
+            with overlay.make(lowers, upper, work, scratch=folder) as tree:
                 root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree.fd)
                 try:
                     done = self._fill(root, diff_id, read, merged=True, first=False)

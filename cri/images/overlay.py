@@ -39,7 +39,7 @@ def make(
     """A detached overlay mount; `userns` (a descriptor) maps the owners of the lower layers.
 
     `scratch` is a directory for kernels before 6.15, which want an idmapped layer attached somewhere while the overlay
-    is made.
+    is made, and for those before 6.5, which know no detached overlay of many layers.
     """
     with ExitStack() as stack:
         lowers = list(lowerdirs)
@@ -47,16 +47,15 @@ def make(
             trees = [stack.enter_context(_idmapped(path, userns)) for path in lowers]
             lowers = [f"/proc/self/fd/{tree.fd}" for tree in trees]
             try:
-                return _mount(lowers, upperdir, workdir, options)
+                return _mount(lowers, upperdir, workdir, options, scratch)
             except syscalls.KernelError as error:
                 if error.errno not in (errno.EINVAL, errno.ELOOP) or not scratch:
                     raise
             lowers = [_attach(tree, scratch, stack) for tree in trees]
-        return _mount(lowers, upperdir, workdir, options)
+        return _mount(lowers, upperdir, workdir, options, scratch)
 
 
-def _mount(lowers: Sequence[str], upperdir: str, workdir: str, options: Sequence[str]) -> Tree:
-    settings: list[tuple[str, str | None]] = [("lowerdir+", path) for path in lowers]
+def _mount(lowers: Sequence[str], upperdir: str, workdir: str, options: Sequence[str], scratch: str) -> Tree:
     if any(len(path) > _MAX_VALUE for path in (*lowers, upperdir, workdir)):
         raise StoreFailed(
             f"{max((*lowers, upperdir, workdir), key=len)}: too long for overlayfs",
@@ -70,25 +69,50 @@ def _mount(lowers: Sequence[str], upperdir: str, workdir: str, options: Sequence
         rest.append((key, value if equals else None))
     attributes = 0 if upperdir else lib.MOUNT_ATTR_RDONLY
     try:
-        return mounts.make("overlay", settings + rest, attributes=attributes, source="overlay")
+        each: list[tuple[str, str | None]] = [("lowerdir+", path) for path in lowers]
+        return mounts.make("overlay", each + rest, attributes=attributes, source="overlay")
     except syscalls.KernelError as error:
-        joined = ":".join(lowers)
         # lowerdir+ came with 6.5. Before, all layers are one string, which fsconfig(2) limits to 255 bytes.
-        if error.errno != errno.EINVAL or len(joined) > _MAX_VALUE or "lowerdir+" not in str(error):
+        if error.errno != errno.EINVAL or "lowerdir+" not in str(error):
             raise
-        return mounts.make("overlay", [("lowerdir", joined), *rest], attributes=attributes, source="overlay")
+        joined = ":".join(_escaped(path) for path in lowers)
+        if len(joined) <= _MAX_VALUE:
+            return mounts.make("overlay", [("lowerdir", joined), *rest], attributes=attributes, source="overlay")
+        if not scratch:
+            raise
+    return _mount_old(lowers, upperdir, workdir, options, scratch)
 
 
-def mount_old(lowers: Sequence[str], upperdir: str, workdir: str, options: Sequence[str], target: str) -> None:
-    """For kernels before 6.5 with many layers: mount(2) with everything in one page."""
-    data = ",".join((f"lowerdir={':'.join(lowers)}", f"upperdir={upperdir}", f"workdir={workdir}", *options))
-    if not upperdir:
-        data = ",".join((f"lowerdir={':'.join(lowers)}", *options))
-    if len(data) > _MAX_OLD_OPTIONS:
-        raise StoreFailed(
-            f"{len(lowers)} layers are too many for mount(2)", hint="Linux 6.5 and later have no such limit"
-        )
-    syscalls.mount("overlay", target, "overlay", 0 if upperdir else lib.MS_RDONLY, data)
+def _mount_old(lowers: Sequence[str], upperdir: str, workdir: str, options: Sequence[str], scratch: str) -> Tree:
+    """Many layers before 6.5: mount(2) takes them in one page, at a place; what we want is a copy that has none."""
+    with ExitStack() as stack:
+        data = _old_options(lowers, upperdir, workdir, options)
+        if len(data) > _MAX_OLD_OPTIONS:
+            opened = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in lowers]
+            for descriptor in opened:
+                stack.callback(os.close, descriptor)
+            data = _old_options([f"/proc/self/fd/{fd}" for fd in opened], upperdir, workdir, options)
+        if len(data) > _MAX_OLD_OPTIONS:
+            hint = "Linux 6.5 and later have no such limit"
+            raise StoreFailed(f"{len(lowers)} layers are too many for mount(2)", hint=hint)
+        target = os.path.join(scratch, f"old-{secrets.token_hex(6)}")
+        os.mkdir(target, 0o700)
+        stack.callback(os.rmdir, target)
+        syscalls.mount("overlay", target, "overlay", 0 if upperdir else lib.MS_RDONLY, data)
+        stack.callback(mounts.detach, target)
+        return mounts.clone(target, recursive=False)
+
+
+def _old_options(lowers: Sequence[str], upperdir: str, workdir: str, options: Sequence[str]) -> str:
+    words = [f"lowerdir={':'.join(_escaped(path) for path in lowers)}"]
+    if upperdir:
+        words += [f"upperdir={_escaped(upperdir)}", f"workdir={_escaped(workdir)}"]
+    return ",".join((*words, *options))
+
+
+def _escaped(path: str) -> str:
+    """As overlayfs wants separators inside a name."""
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
 
 def _idmapped(path: str, userns: int) -> Tree:

@@ -72,7 +72,8 @@ class Pull:
         self._unpack = unpack_layers
         self._lease = Lease(parts.layout)
         self._crew = Crew(f"pull {reference.path}", cancel, self._lease.close)
-        self._repository = parts.repository(reference, credentials, self._crew.stop, self._notice)
+        with self._crew.unless_it_fails():
+            self._repository = parts.repository(reference, credentials, self._crew.stop, self._notice)
         self._what = str(self._reference)
 
     def run(self) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cri.images.cancel import Cancellation
 from cri.images.catalogue import ManifestRef, Record
 from cri.images.crew import Crew
-from cri.images.errors import ImageError, NotFound, RegistryError
+from cri.images.errors import ImageError, NotFound, RegistryError, Unreachable
 from cri.images.leases import Lease
 from cri.images.manifest import MAX_MANIFEST
 from cri.images.model import Credentials, Event
@@ -35,6 +35,18 @@ def push(
     return Push(parts, record, reference, credentials, progress, cancel).run()
 
 
+class _Upload:
+    """One blob on its way: where it goes and how much of it the registry has."""
+
+    __slots__ = ("digest", "sent", "size", "url")
+
+    def __init__(self, digest: str, size: int, url: str) -> None:
+        self.digest = digest
+        self.size = size
+        self.url = url
+        self.sent = 0
+
+
 class Push:
     """One push."""
 
@@ -53,7 +65,8 @@ class Push:
         self._progress = progress
         self._lease = Lease(parts.layout)
         self._crew = Crew(f"push {reference.path}", cancel, self._lease.close)
-        self._repository = parts.repository(reference, credentials, self._crew.stop, self._notice)
+        with self._crew.unless_it_fails():
+            self._repository = parts.repository(reference, credentials, self._crew.stop, self._notice)
 
     def run(self) -> str:
         """Send everything; like a pull the caller may leave at any time."""
@@ -130,29 +143,39 @@ class Push:
         return None
 
     def _upload(self, digest: str, size: int, url: str) -> None:
-        def attempt() -> None:
-            nonlocal url
-            offset = 0
-            if url:
-                offset, url = self._repository.upload_status(url)
-            else:
-                url = self._repository.start_upload()
+        """As long as every series of tries brings something, there is another one."""
+        upload = _Upload(digest, size, url)
+        while True:
+            before = upload.sent
             try:
-                self._chunks(digest, size, offset, url)
-            except RegistryError as error:
-                if error.status in (404, 416):
-                    url = ""  # the registry forgot the upload: a new one
+                self._repository.retry(lambda: self._attempt(upload))
+                return
+            except Unreachable:
+                if upload.sent - before < CHUNK:
+                    raise
+
+    def _attempt(self, upload: "_Upload") -> None:
+        """Go on behind what the registry has."""
+        try:
+            if upload.url:
+                upload.sent, upload.url = self._repository.upload_status(upload.url)
+            else:
+                upload.sent, upload.url = 0, self._repository.start_upload()
+            self._chunks(upload)
+        except RegistryError as error:
+            if not upload.url or error.status not in (404, 416):
                 raise
+            # The registry forgot the upload, or has another part of it than it said: a new one.
+            upload.url = ""
+            raise Unreachable(f"the upload of blob {upload.digest} was forgotten: {error}") from error
 
-        self._repository.retry(attempt)
-
-    def _chunks(self, digest: str, size: int, offset: int, url: str) -> None:
-        while offset < size:
-            data = self._piece(digest, offset, min(CHUNK, size - offset))
-            url = self._repository.append_upload(url, offset, data)
-            offset += len(data)
-            self._tell("pushing", digest, offset, size)
-        self._repository.finish_upload(url, digest)
+    def _chunks(self, upload: "_Upload") -> None:
+        while upload.sent < upload.size:
+            data = self._piece(upload.digest, upload.sent, min(CHUNK, upload.size - upload.sent))
+            upload.url = self._repository.append_upload(upload.url, upload.sent, data)
+            upload.sent += len(data)
+            self._tell("pushing", upload.digest, upload.sent, upload.size)
+        self._repository.finish_upload(upload.url, upload.digest)
 
     def _piece(self, digest: str, offset: int, size: int) -> bytes:
         data = bytearray()

@@ -17,7 +17,7 @@ from cri.images.cancel import Cancellation
 from cri.images.errors import Cancelled, Corrupt, Missing, RateLimited, RegistryError, Unauthorized, Unreachable
 from cri.images.hosts import Host
 from cri.images.reference import Reference
-from cri.images.transport import NoSuchHost, PlainServer, Response, Server, Transport
+from cri.images.transport import NoSuchHost, PlainServer, ProxyRefused, Response, Server, Transport
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 10
@@ -70,7 +70,7 @@ def retrying(
 
 def passes(error: RegistryError) -> bool:
     """Whether the same request may succeed later."""
-    if isinstance(error, (Unauthorized, Missing, PlainServer, NoSuchHost)):
+    if isinstance(error, (Unauthorized, Missing, PlainServer, NoSuchHost, ProxyRefused)):
         return False
     return isinstance(error, (Unreachable, RateLimited)) or error.status >= 500
 

@@ -61,15 +61,8 @@ class Rootfs:
 
     def mount(self, target: str, userns: str = "") -> None:
         """Mount it at an existing directory (or file, for a sub_path that is one) of the caller's mount namespace."""
-        try:
-            with self.tree(userns) as tree, failures("cannot mount the image at", target):
-                tree.attach(target)
-        except StoreFailed as error:
-            cause = error.__cause__
-            many = isinstance(cause, syscalls.KernelError) and cause.errno == errno.EINVAL and not userns
-            if not many or self.copied or self.sub_path:
-                raise
-            overlay.mount_old(self.lowerdirs, self.upperdir, self.workdir, self.options, target)
+        with self.tree(userns) as tree, failures("cannot mount the image at", target):
+            tree.attach(target)
 
     def unmount(self, target: str) -> None:
         """Take that mount down; a no-op if there is none."""

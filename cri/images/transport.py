@@ -12,15 +12,13 @@ import socket
 import ssl
 import threading
 import time
-import urllib.request
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
-from urllib.parse import unquote, urlsplit
 
 from cri.images.cancel import Cancellation
 from cri.images.errors import Unreachable
+from cri.images.proxies import Proxy, Refused, proxy_for, tunnel
 
 USER_AGENT = "ketch/0.1"
 _IDLE_LIMIT_SECONDS = 60.0  # a kept connection older than this was probably closed by the other side
@@ -115,8 +113,11 @@ class Response:
     def close(self) -> None:
         if self._done is not None:
             done, self._done = self._done, None
-            done(self._inner.isclosed() and not self._inner.will_close)
-            self._inner.close()
+            inner = self._inner
+            # Until 3.12 read1 leaves a reply open of which it has read the last byte; HEAD's has none to read.
+            whole = inner.isclosed() or (not inner.chunked and inner.length == 0)
+            inner.close()  # first: http.client takes no new request before
+            done(whole and not inner.will_close)
 
     def __enter__(self) -> "Response":
         return self
@@ -128,10 +129,11 @@ class Response:
 class _Connection(http.client.HTTPConnection):
     """http.client on a socket that we connected."""
 
-    def __init__(self, server: Server, sock: socket.socket, *, absolute: bool) -> None:
+    def __init__(self, server: Server, sock: socket.socket, *, proxy: Proxy | None) -> None:
+        """`proxy`: one that is asked for whole URLs, as it is for plain HTTP; a tunnel is like the server itself."""
         super().__init__(server.host, server.port)
         self.sock = sock
-        self.absolute = absolute  # a proxy for plain HTTP wants whole URLs
+        self.proxy = proxy
         self.used = time.monotonic()
         self.fresh = True
 
@@ -198,8 +200,12 @@ class Transport:
         sock = connection.sock
         forget = cancel.on_cancel(lambda: _shut(sock)) if cancel is not None else lambda: None
         try:
-            url = f"{server}{target}" if connection.absolute else target
             full = {"Host": str(server).partition("//")[2], "User-Agent": USER_AGENT, **headers}
+            url = target
+            if connection.proxy is not None:
+                url = f"{server}{target}"
+                if connection.proxy.authorization:
+                    full["Proxy-Authorization"] = connection.proxy.authorization
             connection.request(method, url, body=cast(bytes | None, body), headers=full)
             inner = connection.getresponse()
         except BaseException:
@@ -246,7 +252,7 @@ class Transport:
                 connection.close()
 
     def _connect(self, server: Server, cancel: Cancellation | None, doing: str) -> _Connection:
-        proxy = proxy_for(server, self._environment)
+        proxy = proxy_for(server.scheme, server.host, server.port, self._environment)
         sock: socket.socket | None = None
         try:
             if proxy is None:
@@ -261,7 +267,7 @@ class Transport:
                     sock = self._secure(sock, server, proxy)
                 finally:
                     forget()
-            return _Connection(server, sock, absolute=proxy is not None and server.scheme == "http")
+            return _Connection(server, sock, proxy=proxy if server.scheme == "http" else None)
         except OSError as error:
             if sock is not None:
                 sock.close()
@@ -269,12 +275,12 @@ class Transport:
                 cancel.check(doing)
             raise _unreachable(doing, error) from error
 
-    def _secure(self, sock: socket.socket, server: Server, proxy: "Proxy | None") -> socket.socket:
+    def _secure(self, sock: socket.socket, server: Server, proxy: Proxy | None) -> socket.socket:
         if proxy is not None and proxy.scheme == "https":
             sock = ssl.create_default_context().wrap_socket(sock, server_hostname=proxy.host)
         if server.scheme == "https":
             if proxy is not None:
-                _tunnel(sock, server, proxy)
+                tunnel(sock, server.host, server.port, proxy, USER_AGENT)
             sock = self._context(server.tls).wrap_socket(sock, server_hostname=server.host)
         return sock
 
@@ -380,53 +386,6 @@ def _addresses(
     return answer
 
 
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    """A proxy from the environment."""
-
-    scheme: str
-    host: str
-    port: int
-    authorization: str = ""
-
-
-def proxy_for(server: Server, environment: Mapping[str, str] | None = None) -> Proxy | None:
-    """HTTPS_PROXY, HTTP_PROXY and NO_PROXY, in either case, as curl and Go read them."""
-    known = {k.lower(): v for k, v in (os.environ if environment is None else environment).items() if v}
-    url = known.get(f"{server.scheme}_proxy") or known.get("all_proxy")
-    if not url or server.host in ("localhost", "127.0.0.1", "::1"):
-        return None
-    if urllib.request.proxy_bypass_environment(  # type: ignore[attr-defined]
-        f"{server.host}:{server.port}", {"no": known.get("no_proxy", "")}
-    ):
-        return None
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    login = ""
-    if parts.username is not None:
-        text = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        login = "Basic " + b64encode(text.encode()).decode()
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return Proxy(parts.scheme, parts.hostname or "", port, login)
-
-
-def _tunnel(sock: socket.socket, server: Server, proxy: Proxy) -> None:
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    lines = [f"CONNECT {host}:{server.port} HTTP/1.1", f"Host: {host}:{server.port}", f"User-Agent: {USER_AGENT}"]
-    if proxy.authorization:
-        lines.append(f"Proxy-Authorization: {proxy.authorization}")
-    sock.sendall("\r\n".join([*lines, "", ""]).encode())
-    reply = b""
-    while b"\r\n\r\n" not in reply:
-        piece = sock.recv(1)  # one by one: what follows the blank line belongs to TLS
-        if not piece or len(reply) > 65536:
-            raise ConnectionError(f"the proxy {proxy.host}:{proxy.port} broke off")
-        reply += piece
-    status = reply.split(b" ", 2)[1:2]
-    if status != [b"200"]:
-        line = reply.partition(b"\r\n")[0].decode("latin-1")
-        raise ConnectionError(f"the proxy {proxy.host}:{proxy.port} said {line!r}")
-
-
 def _unreachable(doing: str, error: Exception) -> Unreachable:
     if isinstance(error, ssl.SSLCertVerificationError):
         hint = "put its CA into certs.d/HOST/hosts.toml (ca = ...)"
@@ -440,7 +399,13 @@ def _unreachable(doing: str, error: Exception) -> Unreachable:
     if isinstance(error, TimeoutError):
         return Unreachable(f"{doing}: no answer in time", hint="is the registry up?")
     text = str(error) or type(error).__name__
+    if isinstance(error, Refused) and 400 <= error.status < 500:
+        return ProxyRefused(f"{doing}: {text}", hint="see HTTPS_PROXY and NO_PROXY")
     return Unreachable(f"{doing}: {text}")
+
+
+class ProxyRefused(Unreachable):
+    """A proxy that knows what we want and will not do it: asking again changes nothing."""
 
 
 class NoSuchHost(Unreachable):

@@ -4,6 +4,7 @@
 import base64
 import http.server
 import json
+import os
 import subprocess
 import threading
 import time
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from cri.images.errors import NotFound, Unauthorized, Unreachable
-from cri.images.model import Credentials, Platform
+from cri.images.errors import NotFound, Unauthorized, Unreachable, Unsupported
+from cri.images.model import Credentials, Event, Platform
 from cri.images.store import ImageStore
 from runtime.linux import beneath
 from tests.support import images
+from tests.support.cable import Cable
 from tests.support.images import layer, link, member
 from tests.support.needs import needs
 from tests.support.registry import Authority, DockerRegistry, free_port
@@ -410,3 +412,86 @@ def test_an_index_gives_each_platform_its_own_and_attestations_are_no_images(
     assert f"{registry.host}/multi@{images.digest(data)}" in {d for image in store.list() for d in image.digests}
     with pytest.raises(NotFound, match="it offers linux/amd64"):
         store.pull(f"{registry.host}/multi:all", platform=Platform("linux", "s390x"))
+
+
+def test_a_push_that_breaks_goes_on_behind_what_the_registry_has(
+    registry: DockerRegistry, store: ImageStore, tmp_path: Path
+) -> None:
+    size = 40_000_000
+    images.layout(tmp_path / "oci", [layer([member("./"), member("big", os.urandom(size))])])
+    with Cable(registry.port, breaks=[11_000_000, 12_000_000, 29_000_000]) as cable:
+        name = f"{cable.host}/broken/x:1"
+        (image_id,) = store.import_(str(tmp_path / "oci"), name=name)
+        store.push(name)
+        assert cable.cuts == 3
+        assert size < cable.sent < size + 3 * 8_400_000, "at most the chunk that broke is sent again"
+    store.remove(image_id)
+    assert store.pull(f"{registry.host}/broken/x:1") == image_id
+
+
+def test_an_upload_that_the_registry_forgets_is_begun_anew(
+    registry: DockerRegistry, store: ImageStore, tmp_path: Path
+) -> None:
+    images.layout(tmp_path / "oci", [layer([member("./"), member("big", os.urandom(20_000_000))])])
+    uploads = registry.work / "data/docker/registry/v2/repositories/forgot/x/_uploads"
+
+    forgotten: list[str] = []
+
+    def forget(event: Event) -> None:
+        if event.state == "pushing" and event.total > 10_000_000 and not forgotten:
+            forgotten.append(event.subject)
+            subprocess.run(["find", str(uploads), "-mindepth", "1", "-delete"], check=True)
+
+    name = f"{registry.host}/forgot/x:1"
+    (image_id,) = store.import_(str(tmp_path / "oci"), name=name)
+    store.push(name, progress=forget)
+    assert forgotten
+    store.remove(image_id)
+    assert store.pull(name) == image_id
+
+
+def test_connections_are_kept(store: ImageStore, tmp_path: Path, registry: DockerRegistry) -> None:
+    store.build_busybox("x")
+    with Cable(registry.port, breaks=[]) as cable:
+        store.push("x", f"{cable.host}/kept/x:1")
+        made = cable.connections
+        assert made <= 5, "one for each upload at once, one each to find out that it speaks no TLS"
+        for _ in range(5):
+            store.pull(f"{cable.host}/kept/x:1")
+        assert cable.connections == made
+
+
+@needs("skopeo")
+def test_an_artifact_is_kept_and_passed_on_but_is_nothing_to_run(
+    registry: DockerRegistry, store: ImageStore, tmp_path: Path
+) -> None:
+    blobs = {images.digest(data): data for data in (b"{}", b"not a layer at all " * 1000)}
+    (empty, content) = blobs
+    kind = "application/vnd.example.model.v1"
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "artifactType": kind,
+            "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": empty, "size": 2},
+            "layers": [{"mediaType": kind, "digest": content, "size": len(blobs[content])}],
+        }
+    ).encode()
+    folder = tmp_path / "artifact/blobs/sha256"
+    folder.mkdir(parents=True)
+    for digest, data in (*blobs.items(), (images.digest(manifest), manifest)):
+        (folder / digest[7:]).write_bytes(data)
+    entry = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": images.digest(manifest),
+             "size": len(manifest), "annotations": {"org.opencontainers.image.ref.name": "1"}}  # fmt: skip
+    (tmp_path / "artifact/index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    (tmp_path / "artifact/oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    _skopeo("copy", "--dest-tls-verify=false", f"oci:{tmp_path}/artifact:1", f"docker://{registry.host}/art:1")
+    image_id = store.pull(f"{registry.host}/art:1")
+    assert image_id == images.digest(manifest), "an artifact has no config to be named after"
+    assert store.push(image_id, f"{registry.host}/art:2") == images.digest(manifest)
+    assert _digest(f"{registry.host}/art:2") == images.digest(manifest)
+    with pytest.raises(Unsupported, match="is an artifact"):
+        store.prepare_rootfs(image_id, "k")
+    with pytest.raises(Unsupported, match="is an artifact"):
+        store.config(image_id)
+    assert store.verify(repair=False) == ()

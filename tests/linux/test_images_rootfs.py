@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """What containers stand on: writable layers, owners mapped for user namespaces, volumes, and many images at once."""
 
+import errno
 import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cri.images.errors import ImageError, InUse, NotFound
 from cri.images.model import IdMapping
 from cri.images.store import ImageStore
+from runtime.linux import mounts
+from runtime.linux.syscalls import KernelError
 from tests.support import images
-from tests.support.images import layer, member, symlink
+from tests.support.images import layer, link, member, symlink
 from tests.support.needs import needs
 
 pytestmark = needs("overlay")
@@ -33,6 +37,41 @@ def target(tmp_path: Path) -> Path:
     path = tmp_path / "mnt"
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def older(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """This kernel, without what came with a release: the refusal is that of the older one, all else is real."""
+    real = mounts.make
+
+    def pretend(release: str) -> None:
+        def make(kind: str, options: Sequence[tuple[str, str | None]] = (), **more: Any) -> mounts.Tree:
+            for key, value in options:
+                if kind == "overlay" and release == "6.1" and key == "lowerdir+":
+                    raise KernelError(errno.EINVAL, "fsconfig", (key, value))
+                if kind == "overlay" and "lowerdir" in key and (value or "").startswith("/proc/self/fd/"):
+                    raise KernelError(errno.EINVAL, "fsconfig", ("lowerdir+", value))  # before 6.15: not attached
+            return real(kind, options, **more)
+
+        def clone(path: str, *, recursive: bool, dirfd: int = -100) -> mounts.Tree:
+            if path == "" and dirfd not in attached(dirfd):
+                raise KernelError(errno.EINVAL, "open_tree", (path,))
+            return real_clone(path, recursive=recursive, dirfd=dirfd)
+
+        monkeypatch.setattr(mounts, "make", make)
+        monkeypatch.setattr(mounts, "clone", clone)
+
+    real_clone = mounts.clone
+
+    def attached(descriptor: int) -> tuple[int, ...]:
+        """Whether its mount is in our mount table: before 6.15 no part of another one could be cloned."""
+        found = next(
+            line for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines() if "mnt_id" in line
+        )
+        here = {line.split()[0] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+        return (descriptor,) if found.split()[1] in here else ()
+
+    return pretend
 
 
 def _image(store: ImageStore, tmp_path: Path) -> str:
@@ -78,7 +117,12 @@ def test_what_a_container_writes_stays_in_its_own_layer(store: ImageStore, tmp_p
 
 
 @needs("userns")
-def test_owners_are_mapped_for_a_user_namespace(store: ImageStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("release", ["", "6.12", "6.1"])
+def test_owners_are_mapped_for_a_user_namespace(
+    release: str, older: Callable[[str], None], store: ImageStore, tmp_path: Path
+) -> None:
+    if release:
+        older(release)
     target = Path("/var/lib/mapped")  # pytest's folders are closed to a mapped root
     target.mkdir()
     image_id = _image(store, tmp_path)
@@ -237,3 +281,45 @@ def test_where_overlayfs_cannot_stand_the_image_is_copied(tmp_path: Path, target
     for store in (native, usual):
         store.settle()
         store.close()
+
+
+# -- older kernels ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("release", ["6.1", "6.12"])
+@pytest.mark.parametrize("count", [2, 12])
+def test_a_root_is_mounted_on_a_kernel_before(
+    count: int, release: str, older: Callable[[str], None], store: ImageStore, tmp_path: Path, target: Path
+) -> None:
+    layers = [layer([member("./"), member("d/"), member(f"d/f{n}", b"%d" % n)]) for n in range(count)]
+    layers.append(layer([member("d/"), link("d/linked", "d/f0")]))  # leans on what is beneath
+    images.layout(tmp_path / "oci", layers)
+    older(release)
+    (image_id,) = store.import_(str(tmp_path / "oci"), name="x")
+    root = store.prepare_rootfs(image_id, "k")
+    root.mount(str(target))
+    try:
+        assert sorted(os.listdir(target / "d")) == sorted([*(f"f{n}" for n in range(count)), "linked"])
+        (target / "d/new").write_text("x")
+    finally:
+        root.unmount(str(target))
+    assert (Path(root.upperdir) / "d/new").read_text() == "x"
+
+
+@pytest.mark.parametrize("sub_path", ["", "etc", "etc/f"])
+def test_a_volume_is_mounted_on_a_kernel_before_6_15(
+    sub_path: str, older: Callable[[str], None], store: ImageStore, tmp_path: Path, target: Path
+) -> None:
+    image_id = _image(store, tmp_path)
+    older("6.12")
+    volume = store.prepare_volume(image_id, "v", sub_path=sub_path)
+    place = tmp_path / "file" if sub_path == "etc/f" else target
+    place.touch() if sub_path == "etc/f" else None
+    before = Path("/proc/self/mountinfo").read_text()
+    volume.mount(str(place))
+    try:
+        found = place if sub_path == "etc/f" else place / ("f" if sub_path else "etc/f")
+        assert found.read_text() == "1"
+        with pytest.raises(OSError, match="Read-only"):
+            found.write_text("x")
+    finally:
+        volume.unmount(str(place))
+    assert Path("/proc/self/mountinfo").read_text() == before, "what was attached for a moment is gone"

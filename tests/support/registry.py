@@ -91,7 +91,7 @@ class Authority:
                  "-subj", "/CN=test ca", "-days", "2")  # fmt: skip
         for name, cert, key in (("127.0.0.1", self.cert, self.key), ("client", self.client_cert, self.client_key)):
             request, extension = work / f"{name}.csr", work / f"{name}.ext"
-            extension.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+            extension.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:far.example\n")
             _openssl(
                 "req",
                 "-newkey",

@@ -16,9 +16,9 @@ from cri.images import authorize, credentials, hosts, inflate, manifest, platfor
 from cri.images import digest as digests
 from cri.images.errors import BadReference, Corrupt, HostileLayer, ImageError, NotFound, Unsupported
 from cri.images.model import Credentials, Descriptor, Platform
+from cri.images.proxies import is_exempt, proxy_for
 from cri.images.reference import Reference, parse
 from cri.images.registry import Backoff
-from cri.images.transport import Server, proxy_for
 
 HEX = "a" * 64
 D = f"sha256:{HEX}"
@@ -211,12 +211,45 @@ def test_a_bad_hosts_toml_is_named(text: str, tmp_path: Path) -> None:
 
 def test_proxies_come_from_the_environment() -> None:
     env = {"HTTPS_PROXY": "http://u:p%40@proxy:3128", "NO_PROXY": "internal.example,.corp"}
-    found = proxy_for(Server("https", "r.example", 443), env)
+    found = proxy_for("https", "r.example", 443, env)
     assert found is not None
     assert (found.host, found.port, found.authorization) == ("proxy", 3128, "Basic dTpwQA==")
-    for host in ("internal.example", "a.corp", "127.0.0.1"):
-        assert proxy_for(Server("https", host, 443), env) is None
-    assert proxy_for(Server("http", "r.example", 80), env) is None
+    for host in ("internal.example", "a.corp", "127.0.0.1", "127.1.2.3", "localhost", "::1"):
+        assert proxy_for("https", host, 443, env) is None
+    assert proxy_for("http", "r.example", 80, env) is None
+    assert proxy_for("http", "r.example", 80, {"all_proxy": "proxy"}) is not None
+    with pytest.raises(ImageError, match="socks5"):
+        proxy_for("http", "r.example", 80, {"http_proxy": "socks5://proxy"})
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "host", "exempt"),
+    [
+        ("*", "r.example", True),
+        ("r.example", "r.example", True),
+        ("r.example", "a.r.example", True),
+        ("r.example", "other.example", False),
+        ("r.example", "evilr.example", False),
+        (".example", "r.example", True),
+        (".example", "example", False),
+        ("*.example", "r.example", True),
+        ("R.EXAMPLE", "r.example", True),
+        ("a, b ,r.example", "r.example", True),
+        ("r.example:5000", "r.example", True),
+        ("r.example:443", "r.example", False),
+        ("10.0.0.0/8", "10.1.2.3", True),
+        ("10.0.0.0/8", "11.1.2.3", False),
+        ("10.0.0.0/8", "r.example", False),
+        ("10.1.2.3", "10.1.2.3", True),
+        ("10.1.2.3:80", "10.1.2.3", False),
+        ("fd00::/8", "fd00::1", True),
+        ("fd00::1", "fd00::1", True),
+        ("", "r.example", False),
+        ("nonsense/99", "r.example", False),
+    ],
+)
+def test_no_proxy_is_read_as_go_reads_it(no_proxy: str, host: str, exempt: bool) -> None:
+    assert is_exempt(host, 5000, no_proxy) is exempt
 
 
 # -- who ----------------------------------------------------------------------------------------------------------
