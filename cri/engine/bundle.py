@@ -8,6 +8,7 @@ import os
 import stat
 from dataclasses import replace
 
+from cri.engine import apparmor, relabel
 from cri.engine.context import Context
 from cri.engine.errors import BadRequest, Failed, NotFound
 from cri.engine.handlers import Runner, passed
@@ -16,7 +17,7 @@ from cri.engine.records import ContainerPhase, ContainerRecord, PodRecord
 from cri.engine.request import ContainerRequest, Mode, MountRequest, ProfileKind, Propagation
 from cri.images import errors as image_errors
 from cri.images.model import IdMapping, Image
-from cri.oci import devices, mounts, namespaces, security, users
+from cri.oci import devices, mounts, namespaces, security, selinux, users
 from cri.oci.config import config
 from cri.oci.facts import BoundMount, ContainerFacts, Device, ImageDefaults, PodPlace, Refused
 from cri.oci.resources import cgroups_path
@@ -89,10 +90,11 @@ def _make(context: Context, pod: PodRecord, record: ContainerRecord, image: Imag
         volume_keys=keys,
     )
     with phase("rootfs"):
-        root = mount_rootfs(context, pod, record, f"{directory}/rootfs")
+        label = selinux.mount_label(request, pod.request, pod.id, context.node)
+        root = mount_rootfs(context, pod, record, f"{directory}/rootfs", label)
     try:
         with phase("volumes"):
-            bound, refs = volumes(context, pod, record, directory)
+            bound, refs = volumes(context, pod, record, directory, label)
             bound += image_volumes(pod, record, defaults, root, directory)
         with phase("config"):
             user = users.resolve(request, defaults.user, text_of(root, "etc/passwd"), text_of(root, "etc/group"))
@@ -107,12 +109,16 @@ def _make(context: Context, pod: PodRecord, record: ContainerRecord, image: Imag
         devices=device_nodes(request, runner),
         target_pid_namespace=target_of(context, pod, request),
         seccomp=security.seccomp(request, context.node, seccomp_text(request)),
+        apparmor=apparmor.prepare(security.apparmor_profile(request, context.node), request.apparmor, context.node),
         annotations={
             **passed(runner.settings.pod_annotations, pod.request.annotations),
             **passed(runner.settings.container_annotations, request.annotations),
         },
     )
-    built = config(with_defaults(context, request), place_of(context, pod), facts, context.node)
+    place = place_of(context, pod)
+    if label:
+        relabel.mark((place.etc_hostname, place.etc_hosts, place.resolv_conf), label)
+    built = config(with_defaults(context, request), place, facts, context.node)
     with open(f"{directory}/config.json", "w") as file:
         file.write(json.dumps(built, separators=(",", ":")))
     return _noted(context, record, uid=user.uid, gid=user.gid, groups=user.groups, volume_refs=refs)
@@ -139,7 +145,7 @@ def id_mappings(pod: PodRecord) -> tuple[list[IdMapping], list[IdMapping]]:
     )
 
 
-def mount_rootfs(context: Context, pod: PodRecord, record: ContainerRecord, target: str) -> int:
+def mount_rootfs(context: Context, pod: PodRecord, record: ContainerRecord, target: str, label: str) -> int:
     """Mount the image with a writable layer; returns a descriptor of its root."""
     uids, gids = id_mappings(pod)
     rootfs = context.images.prepare_rootfs(record.image_id, record.id, uid_mappings=uids, gid_mappings=gids)
@@ -148,6 +154,8 @@ def mount_rootfs(context: Context, pod: PodRecord, record: ContainerRecord, targ
         # A container's own layer does not outlive the boot, so nobody will miss what a power cut takes from it. Without
         # this, unmounting it flushes the whole filesystem beneath: 5 to 100 ms.
         rootfs = replace(rootfs, options=(*rootfs.options, "volatile"))
+    if label:
+        rootfs = replace(rootfs, options=(*rootfs.options, f"context={label}"))
     rootfs.mount(target, pod.pins.get("user", ""))
     return os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -162,7 +170,7 @@ def text_of(root: int, path: str) -> str:
 
 
 def volumes(
-    context: Context, pod: PodRecord, record: ContainerRecord, directory: str
+    context: Context, pod: PodRecord, record: ContainerRecord, directory: str, label: str
 ) -> tuple[list[BoundMount], dict[str, str]]:
     """The mounts that were asked for, each with its source found; and the images behind the image volumes."""
     bound, refs = [], {}
@@ -177,6 +185,8 @@ def volumes(
             bound.append(BoundMount(mount.container_path, "tmpfs", options, kind="tmpfs"))
         else:
             source = host_source(mount)
+            if mount.relabel and label:
+                relabel.relabel(source, label)
             bound.append(
                 BoundMount(mount.container_path, source, mounts.bind_options(mount), uids=mount.uids, gids=mount.gids)
             )

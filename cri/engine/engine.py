@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from typing import Any
 
 from cri.config import Config
-from cri.engine import container, execute, limits, node, recovery, sandbox
+from cri.engine import apparmor, container, execute, limits, node, recovery, sandbox
 from cri.engine.book import Book
 from cri.engine.cgroups import Cgroups
 from cri.engine.context import Context
+from cri.engine.errors import EngineError
 from cri.engine.events import Events
 from cri.engine.pod_network import PodNetwork
 from cri.engine.records import ContainerRecord, PodRecord, Records, boot_id
@@ -21,6 +23,8 @@ from cri.engine.watch import Watch
 from cri.images.store import ImageStore
 from cri.oci.facts import Node
 from runtime.keep import client as keep
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -52,6 +56,11 @@ class Engine:
         self.context.watch.start()
         self.context.reclaim.start()
         recovery.recover(self.context)
+        if self.context.node.apparmor:
+            try:
+                apparmor.load_default()  # an upgrade may bring a new text
+            except EngineError as e:
+                log.warning("%s; containers that do not ask for it run without", e)
 
     def close(self) -> None:
         self.context.watch.close()

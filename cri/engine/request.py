@@ -70,11 +70,6 @@ class SELinux:
     type: str = ""
     level: str = ""
 
-    def label(self) -> str:
-        """user:role:type:level, or nothing when nothing was asked."""
-        parts = [self.user, self.role, self.type, self.level]
-        return ":".join(parts).rstrip(":") if any(parts) else ""
-
 
 @dataclass(frozen=True, slots=True)
 class PortMapping:

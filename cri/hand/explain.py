@@ -384,6 +384,7 @@ def _config(
         if request.privileged and handler.settings.privileged_without_host_devices
         else devices.devices(request),
         seccomp=security.seccomp(request, seen, None),
+        apparmor=security.apparmor_profile(request, seen),
     )
     built: dict[str, object] = oci_config.config(request, place, facts, seen)
     return built

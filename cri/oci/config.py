@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from cri.engine.request import ContainerRequest
-from cri.oci import mounts, namespaces, resources, security
+from cri.oci import mounts, namespaces, resources, security, selinux
 from cri.oci.facts import ContainerFacts, Device, Node, PodPlace
 from cri.oci.process import process
 
@@ -46,7 +46,7 @@ def linux(request: ContainerRequest, pod: PodPlace, facts: ContainerFacts, node:
     propagation = mounts.rootfs_propagation(request)
     if propagation:
         built["rootfsPropagation"] = propagation
-    label = security.selinux_label(request, pod.request, node)
+    label = selinux.mount_label(request, pod.request, pod.id, node)
     if label:
         built["mountLabel"] = label
     return built

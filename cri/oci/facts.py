@@ -114,4 +114,5 @@ class ContainerFacts:
     devices: tuple[Device, ...] = ()
     target_pid_namespace: str = ""
     seccomp: dict[str, object] | None = None
+    apparmor: str = ""
     annotations: dict[str, str] = field(default_factory=dict)

@@ -6,8 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from cri.engine.request import ContainerRequest
+from cri.oci import selinux
 from cri.oci.facts import ContainerFacts, ImageDefaults, Node, PodPlace, Refused, User
-from cri.oci.security import apparmor_profile, capabilities, selinux_label
+from cri.oci.security import capabilities
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -65,10 +66,9 @@ def process(request: ContainerRequest, pod: PodPlace, facts: ContainerFacts, nod
     }
     if request.tty and request.console[0]:
         built["consoleSize"] = {"width": request.console[0], "height": request.console[1]}
-    profile = apparmor_profile(request, node)
-    if profile:
-        built["apparmorProfile"] = profile
-    label = selinux_label(request, pod.request, node)
+    if facts.apparmor:
+        built["apparmorProfile"] = facts.apparmor
+    label = selinux.process_label(request, pod.request, pod.id, node)
     if label:
         built["selinuxLabel"] = label
     return built

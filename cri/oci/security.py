@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a container may do: capabilities, seccomp, AppArmor, SELinux, hidden and read-only paths."""
+"""What a container may do: capabilities, seccomp, AppArmor, hidden and read-only paths."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from cri.engine.request import ContainerRequest, Mode, PodRequest, Profile, ProfileKind
+from cri.engine.request import ContainerRequest, Mode, Profile, ProfileKind
 from cri.oci import seccomp_default
+from cri.oci.apparmor_default import NAME as DEFAULT_APPARMOR
 from cri.oci.facts import Node, PodPlace, Refused
 
 DEFAULT_CAPABILITIES = (
@@ -48,7 +49,6 @@ MASKED_PATHS = (
     "/sys/firmware",
 )
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-DEFAULT_APPARMOR = "ketch-default"
 
 
 def full_name(capability: str) -> str:
@@ -125,24 +125,16 @@ def parse_localhost(profile: Profile, text: str | None) -> dict[str, Any]:
 
 
 def apparmor_profile(request: ContainerRequest, node: Node) -> str:
-    """The loaded profile's name; nothing on a kernel without AppArmor unless one was asked for by name."""
+    """The name of the profile; nothing on a kernel without AppArmor unless one was asked for by name. As Kubernetes has
+    it, a container that says nothing gets the default one, and a privileged one only what it names."""
     profile = request.apparmor
-    if request.privileged or profile is None or profile.kind == ProfileKind.UNCONFINED:
+    if profile is not None and profile.kind == ProfileKind.UNCONFINED:
         return ""
-    if not node.apparmor:
-        if profile.kind == ProfileKind.LOCALHOST:
+    if profile is not None and profile.kind == ProfileKind.LOCALHOST:
+        if not node.apparmor:
             raise Refused(f"security_context.apparmor {profile.reference!r}: this kernel has no AppArmor")
-        return ""
-    if profile.kind == ProfileKind.RUNTIME_DEFAULT:
-        return DEFAULT_APPARMOR
-    return profile.reference
-
-
-def selinux_label(request: ContainerRequest, pod: PodRequest, node: Node) -> str:
-    """The container's own label, else the pod's; nothing where SELinux is off."""
-    if not node.selinux or request.privileged:
-        return ""
-    return request.selinux.label() or pod.selinux.label()
+        return profile.reference.removeprefix("localhost/")
+    return DEFAULT_APPARMOR if node.apparmor and not request.privileged else ""
 
 
 def hidden_paths(request: ContainerRequest, pod: PodPlace) -> tuple[list[str], list[str]]:
