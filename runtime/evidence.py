@@ -22,7 +22,7 @@ def status(record: Record) -> str:
         return CREATING if _is_locked(record.directory) else STOPPED
     if not processes.is_alive(record.pid, record.start_time):
         return STOPPED
-    if _is_frozen(record):
+    if is_frozen(record):
         return PAUSED
     return CREATED if waits_for_start(record) else RUNNING
 
@@ -60,7 +60,8 @@ def waits_for_start(record: Record) -> bool:
     return True
 
 
-def _is_frozen(record: Record) -> bool:
+def is_frozen(record: Record) -> bool:
+    """Whether its group is frozen, on v1 or v2."""
     for name, file, words in (
         ("freezer", "freezer.state", ("FROZEN", "FREEZING")),
         ("unified", "cgroup.events", ("frozen 1",)),

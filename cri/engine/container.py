@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 from cri.engine import bundle, handlers, runners, validate
 from cri.engine.book import Ended, State, changed
@@ -295,7 +297,14 @@ def remove_all_of(context: Context, pod_id: str) -> None:
 
 
 def process_of(context: Context, record: ContainerRecord) -> dict[str, object]:
-    """The process object of its config.json: what an exec starts from."""
-    with open(f"{context.bundles.directory(record.id)}/config.json", "rb") as file:
-        loaded: dict[str, object] = json.loads(file.read())["process"]
+    """The process object of its config.json: what an exec starts from. The caller's own copy."""
+    known = _process_in(f"{context.bundles.directory(record.id)}/config.json")
+    return {**known, "env": list(known["env"])}
+
+
+@functools.lru_cache(maxsize=512)
+def _process_in(path: str) -> dict[str, Any]:
+    """Read once: ids are never used again, and nobody changes the process of a container."""
+    with open(path, "rb") as file:
+        loaded: dict[str, Any] = json.loads(file.read())["process"]
     return loaded

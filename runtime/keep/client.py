@@ -332,7 +332,7 @@ class Client:
 
     def start(self, request: StartRequest) -> Started:
         """Make the container and let its program run; returns after its execve, or raises StartFailed."""
-        answer = self._ask_spawner({"op": "start", **asdict(request)})
+        answer = self._ask_spawner({"op": "start", **_fields(request)})
         return Started(answer["pid"], answer["start_time"])
 
     def start_attached(self, request: StartRequest, *, stdin: bool = False) -> tuple[Started, Session]:
@@ -341,7 +341,7 @@ class Client:
         wanted = {"stdin": stdin, "stdout": True, "stderr": True}
         streams: tuple[int, int, int] = (-1, -1, -1)
         try:
-            connection.send({"op": "start", **asdict(request), "attach": wanted})
+            connection.send({"op": "start", **_fields(request), "attach": wanted})
             answer = _checked(connection.receive(None))
             while "pid" not in answer:
                 streams = _streams(answer)
@@ -356,9 +356,13 @@ class Client:
 
     def exec(self, request: ExecRequest) -> Session:
         """Run a program in a container; returns after its execve with its streams, or raises ExecFailed."""
+        return self._exec(request, sync=False)
+
+    def _exec(self, request: ExecRequest, *, sync: bool) -> Session:
+        """`sync`: the caller waits for a short command, which need not outlive the spawner."""
         connection = self._spawner()
         try:
-            connection.send({"op": "exec", **asdict(request)})
+            connection.send({"op": "exec", "sync": sync, **_fields(request)})
             answer = _checked(connection.receive(None))
             session = Session(connection, *_streams(answer))
             session.pid = answer["pid"]
@@ -369,7 +373,7 @@ class Client:
 
     def exec_sync(self, request: ExecRequest, *, limit: int = 16 << 20) -> ExecResult:
         """Run a program to its end and answer its output, at most `limit` bytes of each stream."""
-        with self.exec(request) as session:
+        with self._exec(request, sync=True) as session:
             return _collect(session, limit)
 
     def attach(self, identity: str, *, stdin: bool = False, stdout: bool = True, stderr: bool = True) -> Session:
@@ -488,6 +492,11 @@ class Client:
 
 
 _PIPE_HOLDS = 1 << 20  # what the program can have left in a pipe; a child that writes on for ever is cut off here
+
+
+def _fields(request: StartRequest | ExecRequest) -> dict[str, Any]:
+    """asdict() would copy every list in it, one string at a time."""
+    return {name: getattr(request, name) for name in request.__dataclass_fields__}
 
 
 def _checked(answer: dict[str, Any] | None) -> dict[str, Any]:

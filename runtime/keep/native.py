@@ -7,6 +7,7 @@ from runtime import create, joining, remove
 from runtime.errors import RuntimeFailure
 from runtime.keep import seed
 from runtime.linux import cgroup, fdpass
+from runtime.linux._core import lib
 
 
 def warm_up() -> None:
@@ -18,6 +19,8 @@ def warm_up() -> None:
     import runtime.seccomp_filter  # noqa: F401
 
     cgroup.remember_layout()
+    for name in dir(lib):  # cffi makes each when it is first asked for; every child would make its own
+        getattr(lib, name)
 
 
 class Maker:

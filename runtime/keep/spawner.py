@@ -14,7 +14,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from runtime.keep import birth, exec_keeper, keeper, native, pins, places, seed, standing, wire
+from runtime import quick_joining
+from runtime.keep import birth, exec_keeper, keeper, native, pins, places, quick_exec, seed, standing, wire
 from runtime.keep.loop import READ, Loop
 from runtime.linux import processes, syscalls
 from runtime.linux._core import lib
@@ -65,11 +66,13 @@ class Spawner:
         self._kept: dict[str, _Kept] = {}
         self._by_pid: dict[int, _Kept] = {}
         self._children: set[int] = set()  # execs, pins, retired keepers: their ends mean nothing
+        self._execs: dict[int, quick_exec.QuickExec] = {}
         self._subscribers: list[wire.Connection] = []
         self._asking: list[tuple[_Kept, wire.Connection]] = []
         self._forgetting: list[tuple[str, wire.Connection]] = []
         self._number = 0
         self._leaving = False
+        self._forced = False
 
     def run(self) -> None:
         """For ever, or until told to end."""
@@ -138,6 +141,27 @@ class Spawner:
         record = places.read_json(places.kept_file(self.state_dir, message["id"]))
         if record is None or not record["pid"]:
             raise keeper.Refusal(f"container {message['id']} is not running", "unknown")
+        quick = message.get("sync") and not (record["handler"] or message["tty"] or message["stdin"])
+        if not quick or not self._exec_quickly(connection, record, message):
+            self._exec_slowly(connection, record, message)
+
+    def _exec_quickly(self, connection: wire.Connection, record: dict[str, Any], message: dict[str, Any]) -> bool:
+        """Without a process between us and the program; False where that cannot be."""
+        try:
+            program = quick_exec.compiled(self.state_dir, record, message)
+            running = quick_exec.QuickExec(
+                self.loop,
+                connection,
+                program,
+                message["timeout_seconds"],
+                lambda: self._exec_slowly(connection, record, message),
+            )
+        except quick_exec.REFUSED:
+            return False
+        self._execs[running.pid] = running
+        return True
+
+    def _exec_slowly(self, connection: wire.Connection, record: dict[str, Any], message: dict[str, Any]) -> None:
         if not record["handler"]:
             native.remember(record, self.state_dir)
         self._delegate("ketch-exec", connection, lambda: exec_keeper.serve(self.state_dir, connection, record, message))
@@ -198,6 +222,7 @@ class Spawner:
         for process in self._keepers.values():
             process.channel.send({"op": "retire", "force": bool(message.get("force"))})
         self._leaving = True
+        self._forced = bool(message.get("force"))
         self._leave_if_idle()
         return None
 
@@ -219,7 +244,7 @@ class Spawner:
                 os.unlink(places.spawner_socket(self.state_dir))
 
     def _leave_if_idle(self) -> None:
-        if self._leaving and not self._keepers:
+        if self._leaving and not self._keepers and (self._forced or not self._execs):
             self.loop.running = False
 
     # keepers
@@ -286,6 +311,7 @@ class Spawner:
             self._forget_now(identity)
 
     def _no_longer(self, kept: _Kept) -> None:
+        quick_joining.forget(kept.id)
         kept.drop()
         self._kept.pop(kept.id, None)
         self._by_pid.pop(kept.pid, None)
@@ -312,6 +338,11 @@ class Spawner:
     def _child_ended(self, pid: int, status: int) -> None:
         if pid in self._children:
             self._children.discard(pid)
+            return
+        running = self._execs.pop(pid, None)
+        if running is not None:
+            running.ended(status)
+            self._leave_if_idle()
             return
         if pid not in self._by_pid:
             # An orphan's keeper may have told us of it just before it died.

@@ -2,6 +2,10 @@
 """What the spawner has of the kernel and its containers shall not: a protected OOM score, many descriptors."""
 
 import resource
+import struct
+
+from runtime.linux._core import lib
+from runtime.linux.program import Builder
 
 _FILE = "/proc/self/oom_score_adj"
 _PROTECTED = -999  # as kubelet and containerd have it; with -1000 the kernel would rather panic than choose us
@@ -34,3 +38,12 @@ def give_back() -> None:
             file.write(_score[0])
     if _limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, _limit[0])
+
+
+def give_back_in(builder: Builder) -> None:
+    """The same as steps of a child that interprets no Python."""
+    if _score:
+        builder.write_file(_FILE, _score[0].encode())
+    if _limit:
+        soft, hard = (2**64 - 1 if bound == resource.RLIM_INFINITY else bound for bound in _limit[0])
+        builder.call(lib.SYS_prlimit64, 0, resource.RLIMIT_NOFILE, struct.pack("=QQ", soft, hard), 0)

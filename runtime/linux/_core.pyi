@@ -182,6 +182,55 @@ class _Lib:
     TIOCGWINSZ: int
     TIOCSPTLCK: int
     TIOCGPTN: int
+    SYS_openat: int
+    SYS_close: int
+    SYS_write: int
+    SYS_fchdir: int
+    SYS_chdir: int
+    SYS_chroot: int
+    SYS_umask: int
+    SYS_setsid: int
+    SYS_setns: int
+    SYS_unshare: int
+    SYS_prctl: int
+    SYS_setgroups: int
+    SYS_setresgid: int
+    SYS_setresuid: int
+    SYS_capset: int
+    SYS_prlimit64: int
+    SYS_dup3: int
+    SYS_close_range: int
+    SYS_fsopen: int
+    SYS_fsconfig: int
+    SYS_fsmount: int
+    SYS_open_tree: int
+    SYS_move_mount: int
+    SYS_mount_setattr: int
+    SYS_openat2: int
+    SYS_mkdirat: int
+    SYS_mknodat: int
+    SYS_symlinkat: int
+    SYS_unlinkat: int
+    SYS_fchownat: int
+    SYS_pivot_root: int
+    SYS_umount2: int
+    SYS_mount: int
+    SYS_sethostname: int
+    SYS_setdomainname: int
+    SYS_keyctl: int
+    SYS_socket: int
+    SYS_ioctl: int
+    ACT_EXPECT: int
+    ACT_DIRECTORY: int
+    ACT_BIRTH: int
+    ACT_KEEP_ONLY: int
+    ACT_INSIDE: int
+    ACT_HOME: int
+    ACT_FIND: int
+    ACT_OWN_STDIO: int
+    ACT_EXECUTE: int
+    ACT_AWAIT: int
+    ACT_NOT_PROC: int
     def k_mount(self, source_: Any, target_: Any, type_: Any, flags_: int, data_: Any, /) -> int: ...
     def k_umount2(self, target_: Any, flags_: int, /) -> int: ...
     def k_open_tree(self, dirfd_: int, path_: Any, flags_: int, /) -> int: ...
@@ -242,6 +291,9 @@ class _Lib:
     def k_listmount(self, mount_id_: int, last_: int, ids_: Any, room_: int, /) -> int: ...
     def k_filesystem_type(self, fd_: int, /) -> int: ...
     def k_reset_signals(self, /) -> int: ...
+    def k_act(
+        self, program_: Any, slots_: Any, slot_count_: int, flags_: int, cgroup_fd_: int, in_between_: int, /
+    ) -> int: ...
     def k_mailbox(self, fd_: int, /) -> Any: ...
 
 lib: _Lib
@@ -249,6 +301,7 @@ lib: _Lib
 class _FFI:
     NULL: Any
     def new(self, kind: str, init: Any = ..., /) -> Any: ...
+    def from_buffer(self, kind: str, data: Any, /) -> Any: ...
     def buffer(self, data: Any, size: int = ..., /) -> Any: ...
     def string(self, data: Any, size: int = ..., /) -> bytes: ...
 

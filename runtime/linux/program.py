@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A list of system calls for a child that interprets no Python (act.c): built here, run there, or not at all."""
+
+import os
+import struct
+
+from runtime.linux import syscalls
+from runtime.linux._core import ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+_STEP = struct.Struct("=ihhII6q")
+_NUMBER, _SLOT, _ADDRESS = range(3)
+_NOWHERE = -1
+
+
+class Slot:
+    """A place for a descriptor that is known only when the program runs."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Builder:
+    """Collects steps. An argument is a number, a slot, or bytes and text whose address is meant."""
+
+    def __init__(self) -> None:
+        self._steps: list[list[Any]] = []
+        self._data = bytearray()
+        self._places: dict[bytes, int] = {}
+        self._slots = 0
+
+    def slot(self) -> Slot:
+        """A new one; the first ones are given their values by the caller of the program, in this order."""
+        self._slots += 1
+        return Slot(self._slots - 1)
+
+    def call(
+        self, number: int, *arguments: "int | Slot | bytes | str", into: Slot | None = None, bear: "Sequence[int]" = ()
+    ) -> int:
+        """One system call. `into` takes its result; the errnos in `bear` do not end the program. Gives its index."""
+        kinds, values = 0, [0] * 6
+        for position, argument in enumerate(arguments):
+            if isinstance(argument, int):
+                values[position] = argument
+            elif isinstance(argument, Slot):
+                values[position] = argument.number
+                kinds |= _SLOT << 4 * position
+            else:
+                values[position] = self._place(os.fsencode(argument))
+                kinds |= _ADDRESS << 4 * position
+        borne = sum(number << 8 * position for position, number in enumerate(bear))
+        self._steps.append([number, _NOWHERE if into is None else into.number, 0, kinds, borne, *values])
+        return len(self._steps) - 1
+
+    def skip_to_here(self, index: int) -> None:
+        """What that step leaves out when one of its errnos is borne: everything since."""
+        self._steps[index][2] = len(self._steps) - 1 - index
+
+    def close(self, *slots: Slot) -> None:
+        """Close descriptors."""
+        for slot in slots:
+            self.call(lib.SYS_close, slot)
+
+    def write_file(self, path: str, text: bytes, *, bear: "Sequence[int]" = ()) -> None:
+        """Write a control file of the host."""
+        file = self.slot()
+        opened = self.call(lib.SYS_openat, syscalls.AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, into=file, bear=bear)
+        self.call(lib.SYS_write, file, text, len(text), bear=bear)
+        self.close(file)
+        self.skip_to_here(opened)
+
+    def _place(self, data: bytes) -> int:
+        place = self._places.get(data)
+        if place is None:
+            self._data += bytes(-len(self._data) % 8)  # structures are aligned
+            place = self._places[data] = len(self._data)
+            self._data += data + b"\0"
+        return place
+
+    def finish(
+        self,
+        report: Slot,
+        argv: "Sequence[str]",
+        environ: "Sequence[str]",
+        candidates: "Sequence[str]",
+        filter_: "tuple[bytes, int]",
+    ) -> "Program":
+        """The program, for any number of children."""
+        steps = b"".join(_STEP.pack(*step) for step in self._steps)
+        return Program(steps, bytes(self._data), report, argv, environ, candidates, filter_)
+
+
+class Program:
+    """Steps with the memory that they point to."""
+
+    __slots__ = ("_kept", "_program")
+
+    def __init__(
+        self,
+        steps: bytes,
+        data: bytes,
+        report: Slot,
+        argv: "Sequence[str]",
+        environ: "Sequence[str]",
+        candidates: "Sequence[str]",
+        filter_: "tuple[bytes, int]",
+    ) -> None:
+        code, flags = filter_
+        kept = [ffi.from_buffer("char[]", part) for part in (steps, data, code)]
+        arrays = []
+        for strings in (argv, environ, candidates):
+            texts = [ffi.new("char[]", os.fsencode(text)) for text in strings]
+            kept += texts
+            arrays.append(ffi.new("char *[]", [*texts, ffi.NULL, ffi.NULL]))
+        self._kept = (kept, arrays)
+        self._program = ffi.new(
+            "k_program *",
+            {
+                "steps": kept[0],
+                "data": kept[1],
+                "filter": kept[2],
+                "step_count": len(steps) // _STEP.size,
+                "filter_count": len(code) // 8,
+                "filter_flags": flags,
+                "report": report.number,
+                "argv": arrays[0],
+                "environ": arrays[1],
+                "candidates": arrays[2],
+            },
+        )
+
+    def run_between(self, given: "Sequence[int]") -> int:
+        """The pid of a child of ours that is born where a process in between has gone; see k_act."""
+        return self._run(given, 0, -1, in_between=True)
+
+    def run(self, given: "Sequence[int]", flags: int, cgroup_fd: int = -1) -> int:
+        """The pid of a child cloned with these flags."""
+        return self._run(given, flags, cgroup_fd, in_between=False)
+
+    def _run(self, given: "Sequence[int]", flags: int, cgroup_fd: int, *, in_between: bool) -> int:
+        slots = ffi.new("long[]", list(given))
+        result = lib.k_act(self._program, slots, len(given), flags, cgroup_fd, in_between)
+        if result < 0:
+            syscalls.fail(result, "clone3", f"{flags:#x}")
+        return int(result)
+
+
+EXECUTED = b"+"  # what a program whose execve has succeeded has reported, and nothing after it
+_FAILED = struct.Struct("=ii")
+
+
+def failure(report: bytes) -> str:
+    """What a report that is not EXECUTED says, for a debugger: the words are found by doing it the long way."""
+    report = report.removeprefix(EXECUTED)
+    if len(report) < _FAILED.size:
+        return "died"
+    step, number = _FAILED.unpack(report[: _FAILED.size])
+    return f"step {step}: {os.strerror(number)}"
