@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from cri.engine import errors, phases
+from cri.engine import errors, patience, phases
 from cri.engine.codec import BadRecord
 from cri.images import errors as image_errors
 from cri.oci.facts import Refused
@@ -68,6 +68,30 @@ def expected(error: BaseException) -> bool:
     return isinstance(error, known)
 
 
+A_YEAR = 365 * 86400.0
+# Upper bounds of the histogram, in seconds; what took longer is counted in the total only.
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+
+
+class GrpcCaller:
+    """The other end of a call."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def seconds_left(self) -> float | None:
+        """Without a deadline grpc answers a time far beyond any clock."""
+        left: float | None = self._context.time_remaining()
+        return None if left is None or left > A_YEAR else left
+
+    def is_gone(self) -> bool:
+        return not self._context.is_active()
+
+    def when_gone(self, act: Callable[[], None]) -> None:
+        if not self._context.add_callback(act):
+            act()
+
+
 @dataclass(slots=True)
 class Call:
     """One that runs now."""
@@ -82,10 +106,22 @@ class Call:
 class Totals:
     """Of one method since the start."""
 
-    calls: int = 0
-    failed: int = 0
+    codes: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
-    phases: dict[str, float] = field(default_factory=dict)
+    within: list[int] = field(default_factory=lambda: [0] * len(BOUNDS))
+    # name -> how often, how long
+    phases: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def add(self, code: str, seconds: float, taken: list[tuple[str, float]]) -> None:
+        self.codes[code] = self.codes.get(code, 0) + 1
+        self.seconds += seconds
+        for index, bound in enumerate(BOUNDS):
+            if seconds <= bound:
+                self.within[index] += 1
+                break
+        for name, spent in taken:
+            count, total = self.phases.get(name, (0, 0.0))
+            self.phases[name] = (count + 1, total + spent)
 
 
 class Boundary:
@@ -97,11 +133,32 @@ class Boundary:
         self.running: dict[int, Call] = {}
         self.totals: dict[str, Totals] = {}
 
+    def is_free(self, seconds: float) -> bool:
+        """Whether its lock can be had in that time: a daemon that cannot even count its calls is stuck."""
+        if self._lock.acquire(timeout=seconds):
+            self._lock.release()
+            return True
+        return False
+
+    def calls(self) -> list[Call]:
+        """Those that run now, the oldest first."""
+        with self._lock:
+            return sorted(self.running.values(), key=lambda call: call.started)
+
+    def counted(self) -> dict[str, Totals]:
+        """A copy that no call changes any more."""
+        with self._lock:
+            return {
+                name: Totals(dict(t.codes), t.seconds, list(t.within), dict(t.phases))
+                for name, t in self.totals.items()
+            }
+
     def unary(self, method: str, function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         def answer(request: Any, context: Any) -> Any:
-            number = self._begin(method)
+            number = self._begin(method, context)
             code = Code.OK
             try:
+                patience.check()  # it may have waited for its turn longer than its caller
                 return function(request, context)
             except Exception as error:
                 code = self._fail(method, error)
@@ -113,7 +170,7 @@ class Boundary:
 
     def stream(self, method: str, function: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Iterator[Any]]:
         def answer(request: Any, context: Any) -> Iterator[Any]:
-            number = self._begin(method)
+            number = self._begin(method, context)
             code = Code.OK
             try:
                 yield from function(request, context)
@@ -125,8 +182,9 @@ class Boundary:
 
         return answer
 
-    def _begin(self, method: str) -> int:
+    def _begin(self, method: str, context: Any) -> int:
         phases.begin()
+        patience.begin(GrpcCaller(context))
         with self._lock:
             self._next += 1
             self.running[self._next] = Call(method, time.perf_counter(), threading.get_ident())
@@ -146,12 +204,8 @@ class Boundary:
         with self._lock:
             call = self.running.pop(number)
             seconds = time.perf_counter() - call.started
-            totals = self.totals.setdefault(method, Totals())
-            totals.calls += 1
-            totals.failed += code != Code.OK
-            totals.seconds += seconds
-            for name, spent in taken:
-                totals.phases[name] = totals.phases.get(name, 0.0) + spent
+            self.totals.setdefault(method, Totals()).add(code.name, seconds, taken)
+        patience.begin(None)
         level = logging.DEBUG if method in QUIET else logging.INFO
         if log.isEnabledFor(level):
             where = " ".join(f"{name}={spent * 1000:.1f}" for name, spent in taken)

@@ -38,6 +38,9 @@ class Paths:
 class Cri:
     socket: str = key("/run/ketch/ketch.sock", "the unix socket a kubelet connects to, mode 0600")
     max_concurrent_calls: int = key(128, "calls served at once; more wait for their turn")
+    max_waiting_calls: int = key(1024, "calls that may wait for their turn; what comes then is RESOURCE_EXHAUSTED")
+    slow_call_seconds: float = key(30.0, "a call that takes longer is named in the log, with its place", reload=True)
+    metrics_address: str = key("", "HOST:PORT where Prometheus finds /metrics; empty: on STATE/debug.sock only")
     streaming_address: str = key("127.0.0.1", "where exec, attach and port-forward sessions are served")
     streaming_port: int = key(0, "their port; 0: any free one")
     streaming_tls_certificate: str = key("", "PEM file; with the key below the streaming server speaks TLS")
@@ -136,6 +139,11 @@ def inconsistent(config: Config) -> list[str]:
     found += [f"paths.{name}: must be an absolute path" for name in relative]
     if config.cri.max_concurrent_calls < 4:
         found.append("cri.max_concurrent_calls: at least 4")
+    if config.cri.max_waiting_calls < 0:
+        found.append("cri.max_waiting_calls: cannot be negative")
+    host, _, port = config.cri.metrics_address.rpartition(":")
+    if config.cri.metrics_address and not (host and port.isdecimal() and int(port) < 65536):
+        found.append(f"cri.metrics_address: {config.cri.metrics_address!r} is not HOST:PORT")
     return found
 
 

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from concurrent import futures
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -23,6 +23,7 @@ from cri.boundary import Boundary
 from cri.config import Config
 from cri.engine.engine import Engine
 from cri.engine.errors import EngineError
+from cri.inspection import Inspection
 from cri.services.containers import ContainerService
 from cri.services.events import EventService
 from cri.services.exec import ExecService
@@ -96,8 +97,9 @@ def bind(server: grpc.Server, path: str) -> None:
 class Daemon:
     """Everything that runs between start and stop."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, systemd: Systemd) -> None:
         self.config = config
+        self.systemd = systemd
         if somebody_listens(config.cri.socket):  # before anything is made
             raise CannotServe(f"{config.cri.socket}: another server answers there (--listen chooses another socket)")
         os.makedirs(config.paths.state, mode=0o711, exist_ok=True)
@@ -119,7 +121,9 @@ class Daemon:
                 ("grpc.max_send_message_length", MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),
             ],
+            maximum_concurrent_rpcs=config.cri.max_concurrent_calls + config.cri.max_waiting_calls,
         )
+        self.inspection = Inspection(self.engine, self.boundary, config.cri.metrics_address)
         self.server.add_generic_rpc_handlers(self._services())
 
     def _claim(self) -> durable.Locked:
@@ -148,24 +152,30 @@ class Daemon:
 
     def start(self) -> None:
         """Recover first: a kubelet must not be told that its containers are gone."""
+        self.inspection.start()  # also a recovery that hangs can be looked at
         self.engine.start()
         self.streaming.start()
         bind(self.server, self.config.cri.socket)
         self.server.start()
-        notify("READY=1")
+        self.systemd.tell("READY=1")
         log.info("serving %s, state in %s", self.config.cri.socket, self.config.paths.state)
 
     def stop(self, grace_seconds: float = 5.0) -> None:
         """No new calls; those that run have a moment to end. Containers are not touched."""
-        notify("STOPPING=1")
+        self.systemd.tell("STOPPING=1")
         self.server.stop(grace_seconds).wait()
         self.streaming.stop()
+        self.inspection.close()
         self.engine.close()
         try:
             os.unlink(self.config.cri.socket)
         except FileNotFoundError:
             pass
         self._lock.close()
+
+    def is_well(self, seconds: float = 1.0) -> bool:
+        """Whether the locks that every call needs can be had; without that, systemd may start us anew."""
+        return self.boundary.is_free(seconds) and self.engine.book.is_free(seconds)
 
     def reload(self, path: str) -> None:
         """SIGHUP: what can be taken over is; the rest is named."""
@@ -174,9 +184,11 @@ class Daemon:
         except configuration.BadConfig as e:
             log.error("not reloaded: %s", e)
             return
+        self.systemd.tell("RELOADING=1")
         self.config = new
         self.engine.context.config = new
         logging.getLogger().setLevel(new.cri.log_level.upper())
+        self.systemd.tell("READY=1")
         log.info("reloaded %s%s", path, f"; needs a restart: {', '.join(kept)}" if kept else "")
 
 
@@ -186,28 +198,31 @@ def tls_files(config: Config) -> TlsFiles | None:
     return TlsFiles(config.cri.streaming_tls_certificate, config.cri.streaming_tls_key)
 
 
-def notify(text: str) -> None:
-    """Tell systemd, where it asked to be told."""
-    path = os.environ.get("NOTIFY_SOCKET", "")
-    if not path:
-        return
-    address = "\0" + path[1:] if path.startswith("@") else path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
-        try:
-            to.sendto(text.encode(), address)
-        except OSError as e:
-            log.warning("systemd could not be told %s: %s", text, e)
+class Systemd:
+    """What systemd asked to be told, where it started us; its variables are not for our children."""
 
+    def __init__(self, environment: MutableMapping[str, str]) -> None:
+        path = environment.pop("NOTIFY_SOCKET", "")
+        self._address = "\0" + path[1:] if path.startswith("@") else path
+        allowed = environment.pop("WATCHDOG_USEC", "")
+        ours = environment.pop("WATCHDOG_PID", "") in ("", str(os.getpid()))
+        # Half of what systemd allows, so that one late beat is not a death.
+        self.beat_seconds = int(allowed) / 2_000_000 if allowed.isdecimal() and ours else None
 
-def watchdog_seconds() -> float | None:
-    """Half of what systemd allows."""
-    text = os.environ.get("WATCHDOG_USEC", "")
-    return int(text) / 2_000_000 if text.isdecimal() else None
+    def tell(self, text: str) -> None:
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
+            try:
+                to.sendto(text.encode(), self._address)
+            except OSError as e:
+                log.warning("systemd could not be told %s: %s", text, e)
 
 
 def serve(config: Config, path: str) -> int:
     """Until SIGTERM or SIGINT."""
-    daemon = Daemon(config)
+    systemd = Systemd(os.environ)
+    daemon = Daemon(config, systemd)
     signals: set[int] = set()
     woken = threading.Event()
 
@@ -220,9 +235,10 @@ def serve(config: Config, path: str) -> int:
     faulthandler.register(signal.SIGUSR1)  # what every thread is doing, into the log
     daemon.start()
     while True:
-        woken.wait(watchdog_seconds())
+        woken.wait(systemd.beat_seconds)
         woken.clear()
-        notify("WATCHDOG=1")
+        if daemon.is_well():
+            systemd.tell("WATCHDOG=1")
         if signal.SIGHUP in signals:
             signals.discard(signal.SIGHUP)
             daemon.reload(path)

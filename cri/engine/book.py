@@ -124,6 +124,13 @@ class Book:
 
     # both
 
+    def is_free(self, seconds: float) -> bool:
+        """Whether the lock can be had in that time."""
+        if self.lock.acquire(timeout=seconds):
+            self.lock.release()
+            return True
+        return False
+
     def put(self, record: PodRecord | ContainerRecord) -> None:
         with self.lock:
             if isinstance(record, PodRecord):

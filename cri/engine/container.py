@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cri.engine import bundle, handlers, runners, validate
+from cri.engine import bundle, handlers, patience, runners, validate
 from cri.engine.book import Ended, State, changed
 from cri.engine.context import Context, new_id
 from cri.engine.errors import Failed, NotFound, WrongState
@@ -49,7 +49,9 @@ def create(context: Context, pod_id: str, request: ContainerRequest, identity: s
     try:
         with phase("record"):
             context.bundles.save(record)
+        patience.check()
         record = bundle.make(context, pod, record, image, runner)
+        patience.check()
         with phase("record"):
             update(context, record, phase=ContainerPhase.CREATED)
     except BaseException:
@@ -78,7 +80,7 @@ def update(context: Context, record: ContainerRecord, **changes: object) -> Cont
 def locked(context: Context, identity: str) -> durable.Locked:
     """The container's lock, for threads and processes alike: a flock on its directory."""
     try:
-        return durable.lock(context.bundles.directory(identity), create=False)
+        return patience.lock(context.bundles.directory(identity))
     except FileNotFoundError:
         raise NotFound(f"container {identity}: no such container") from None
 
@@ -115,6 +117,7 @@ def _start(context: Context, identity: str, starter: Starter) -> None:
         pod = context.book.pod(record.pod_id)
         if pod.phase != PodPhase.READY:
             raise WrongState(f"container {record.id}: its pod is {pod.phase}")
+        patience.check()
         with phase("record"):
             record = update(context, record, phase=ContainerPhase.STARTING)
         record = let_run(context, record, starter)
@@ -139,7 +142,7 @@ def let_run(context: Context, record: ContainerRecord, starter: Starter) -> Cont
                     systemd_cgroup=context.node.cgroup_driver == "systemd",
                     handler=record.handler,
                     max_line=context.config.runtime.max_log_line,
-                    timeout_seconds=context.config.runtime.start_seconds,
+                    timeout_seconds=patience.at_most(context.config.runtime.start_seconds),
                 )
             )
     except keep.KeepError as e:
@@ -235,9 +238,9 @@ def send(context: Context, record: ContainerRecord, number: int) -> None:
 
 
 def wait(context: Context, record: ContainerRecord, seconds: float | None) -> bool:
-    """Until its end is noted; False when the time is over first."""
+    """Until its end is noted; False when the time is over first. Nobody waits on behalf of a caller that has gone."""
     try:
-        found = context.keep.wait(record.id, seconds)
+        found = wait_patiently(context, record.id, seconds)
     except keep.KeepError:
         if alive(record):
             raise Failed(f"container {record.id}: still runs, and its keeper is gone") from None
@@ -248,6 +251,17 @@ def wait(context: Context, record: ContainerRecord, seconds: float | None) -> bo
         return False
     note_end(context, record.id, found)
     return True
+
+
+def wait_patiently(context: Context, identity: str, seconds: float | None) -> keep.Exit | None:
+    """In slices, so that a caller that goes away does not leave us waiting for its container for years."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        left = patience.WAIT_SLICE_SECONDS if deadline is None else deadline - time.monotonic()
+        found = context.keep.wait(identity, max(0.0, min(left, patience.WAIT_SLICE_SECONDS)))
+        if found is not None or (deadline is not None and time.monotonic() >= deadline):
+            return found
+        patience.check()
 
 
 def remove(context: Context, identity: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cri.engine import container
+from cri.engine import container, patience
 from cri.engine.book import State
 from cri.engine.context import Context
 from cri.engine.errors import BadRequest, Failed, TimedOut, WrongState
@@ -90,12 +90,27 @@ def exec_sync(context: Context, request: ExecRequest, timeout_seconds: float | N
     try:
         with phase("exec"):
             return context.keep.exec_sync(
-                keep.ExecRequest(id=record.id, process=built, timeout_seconds=timeout_seconds)
+                keep.ExecRequest(id=record.id, process=built, timeout_seconds=timeout_seconds),
+                started=until_nobody_waits,
             )
     except keep.ExecTimeout as e:
         raise TimedOut(f"container {record.id}: {request.argv[0]!r} timed out after {timeout_seconds} s") from e
     except keep.KeepError as e:
         raise Failed(f"container {record.id}: exec of {request.argv[0]!r}: {e}") from e
+
+
+def until_nobody_waits(session: keep.Session) -> None:
+    """A caller that goes away takes its program with it."""
+
+    def kill() -> None:
+        try:
+            session.kill()
+        except (keep.KeepError, OSError):
+            return  # it has ended, which is what every call that runs to its end looks like here
+
+    waiting = patience.caller()
+    if waiting is not None:
+        waiting.when_gone(kill)
 
 
 def attach(context: Context, identity: str, *, stdin: bool, stdout: bool, stderr: bool) -> keep.Session:

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 
-from cri.engine import handlers, pod_files, validate
+from cri.engine import handlers, patience, pod_files, validate
 from cri.engine.book import changed
 from cri.engine.context import Context, new_id
 from cri.engine.errors import NotFound
@@ -90,6 +90,7 @@ def sysctls(context: Context, request: PodRequest) -> dict[str, str]:
 
 def bring_up(context: Context, record: PodRecord) -> None:
     """Everything a container of this pod will join; the record says where it all is."""
+    patience.check()
     if record.pins:
         with phase("namespaces"):
             record = pin(context, record)
@@ -99,10 +100,12 @@ def bring_up(context: Context, record: PodRecord) -> None:
         with phase("shm"):
             pod_files.mount_shm(f"{directory}/shm", context.config.runtime.shm_bytes, owner)
     if record.netns and record.request.network != NO_NETWORK:
+        patience.check()
         with phase("network"):
             # Which network is written down before it is joined: leaving it needs no more than that.
             record = update(context, record, network=context.network.chosen(record.request.network).name)
             record = context.network.add(record)
+    patience.check()
     with phase("files"):
         pod_files.write_all(directory, record.hostname, record.request.dns, record.ips, owner)
     with phase("record"):
@@ -208,7 +211,7 @@ class locked:
 
     def __enter__(self) -> bool:
         try:
-            self._held = durable.lock(self._path, create=False)
+            self._held = patience.lock(self._path)
         except FileNotFoundError:
             return False
         return True

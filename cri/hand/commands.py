@@ -527,6 +527,13 @@ SEEING = (
         "End the processes that wait for containers; refused while there are any",
         does="cri.hand.system:shutdown",
     ),
+    Command(
+        "debug",
+        "Look into the running ketch-cri: what every thread does, which calls run, what it has counted",
+        does="cri.hand.debug:debug",
+        arguments="[stacks|calls|metrics]",
+        examples=(("ketch debug stacks", "where a slow or stuck call is"),),
+    ),
     Command("version", "Print versions", does="cri.hand.system:version", options=(FORMAT,)),
     Command("info", "Print what this installation is and holds", does="cri.hand.system:info", options=(FORMAT,)),
     Command(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cri.engine import patience
 from cri.engine.engine import Engine
 from cri.engine.errors import BadRequest, Unsupported
 from cri.engine.request import ExecRequest
@@ -25,7 +26,8 @@ class ExecService:
         if request.timeout < 0:
             raise BadRequest(f"timeout: {request.timeout} is negative")
         seconds = float(request.timeout) if request.timeout else None
-        left = wire.seconds_left(context)
+        waiting = patience.caller()
+        left = waiting.seconds_left() if waiting is not None else None
         if left is not None and (seconds is None or left < seconds):
             seconds = left  # the caller will not be there to hear more
         asked = ExecRequest(wire.required(request.container_id, "container_id"), tuple(request.cmd))

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from cri.engine import patience
 from cri.engine.engine import Engine
 from cri.images import errors
 from cri.images.cancel import Cancellation
@@ -27,7 +28,8 @@ class ImageService:
 
     def PullImage(self, request: Any, context: Any) -> Any:
         name = wire.required(request.image.image, "image.image")
-        cancel = Cancellation(wire.seconds_left(context))
+        waiting = patience.caller()
+        cancel = Cancellation(waiting.seconds_left() if waiting is not None else None)
         context.add_callback(cancel.cancel)
         try:
             identity = self._images.pull(name, credentials=credentials(request), cancel=cancel)

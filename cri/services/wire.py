@@ -238,12 +238,3 @@ def container(config: Any) -> ContainerRequest:
         seccomp=profile(context, "seccomp", context.seccomp_profile_path, where),
         apparmor=profile(context, "apparmor", context.apparmor_profile, where),
     )
-
-
-A_YEAR = 365 * 86400.0
-
-
-def seconds_left(context: Any) -> float | None:
-    """Until the caller's deadline; without one grpc answers a time far beyond any clock."""
-    left: float | None = context.time_remaining()
-    return None if left is None or left > A_YEAR else left

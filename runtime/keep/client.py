@@ -9,7 +9,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -371,9 +371,14 @@ class Client:
             connection.close()
             raise
 
-    def exec_sync(self, request: ExecRequest, *, limit: int = 16 << 20) -> ExecResult:
-        """Run a program to its end and answer its output, at most `limit` bytes of each stream."""
+    def exec_sync(
+        self, request: ExecRequest, *, limit: int = 16 << 20, started: Callable[[Session], object] | None = None
+    ) -> ExecResult:
+        """Run a program to its end and answer its output, at most `limit` bytes of each stream. `started` is told the
+        session as soon as there is one, and may kill it from any thread."""
         with self._exec(request, sync=True) as session:
+            if started is not None:
+                started(session)
             return _collect(session, limit)
 
     def attach(self, identity: str, *, stdin: bool = False, stdout: bool = True, stderr: bool = True) -> Session:
