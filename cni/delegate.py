@@ -10,13 +10,24 @@ import sys
 from runtime.linux import installation, json_text
 
 from . import call as calls
-from . import execute, protocol, versions
+from . import protocol, versions
 from .errors import DECODING_FAILURE, INVALID_CONFIG, IO_FAILURE, PLUGIN, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
+
+    from .execute import Outcome
+
+
+def find(name: str, path: str) -> str | None:
+    """The first executable of that name on a CNI_PATH."""
+    for directory in path.split(":"):
+        candidate = f"{directory}/{name}"
+        if directory and os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
+            return candidate
+    return None
 
 
 def is_ours(program: str) -> bool:
@@ -39,7 +50,7 @@ def runs_in_process(name: str, path: str) -> bool:
     """Whether the plugin of that name that CNI_PATH leads to is ours."""
     if name not in protocol.PLUGINS:
         return False
-    program = execute.find(name, path)
+    program = find(name, path)
     return program is None or is_ours(program)
 
 
@@ -56,7 +67,7 @@ def invoke(
     if not name or "/" in name:
         raise CniError(INVALID_CONFIG, f"invalid configuration: type: {name!r} is not the name of a plugin")
     environ = {**environ, "CNI_COMMAND": command}
-    program = execute.find(name, environ.get("CNI_PATH", ""))
+    program = find(name, environ.get("CNI_PATH", ""))
     if name in protocol.PLUGINS and (program is None or is_ours(program)):
         calls.check_environment(command, environ)
         return protocol.dispatch(name, calls.of_config(command, environ, raw, in_process=in_process))
@@ -69,6 +80,8 @@ def invoke(
 def _execute(
     program: str, command: str, environ: "Mapping[str, str]", raw: "dict[str, Any]", timeout_seconds: float | None
 ) -> "dict[str, Any] | None":
+    from . import execute
+
     # Plugins look for nft, iptables and friends on PATH.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("CNI_")}
     outcome = execute.run([program], {**inherited, **environ}, json_text.dumps(raw).encode(), timeout_seconds)
@@ -89,7 +102,7 @@ def _execute(
     return answer
 
 
-def _error_of(program: str, command: str, outcome: execute.Outcome, said: str) -> CniError:
+def _error_of(program: str, command: str, outcome: "Outcome", said: str) -> CniError:
     """The error that a plugin printed, with its own code; or what can be said of one that printed none."""
     try:
         answer = json_text.loads(outcome.stdout)

@@ -28,15 +28,6 @@ class Outcome:
         self.stderr = stderr
 
 
-def find(name: str, path: str) -> str | None:
-    """The first executable of that name on a CNI_PATH."""
-    for directory in path.split(":"):
-        candidate = os.path.join(directory, name)
-        if directory and os.access(candidate, os.X_OK) and not os.path.isdir(candidate):
-            return candidate
-    return None
-
-
 def run(argv: list[str], environ: "Mapping[str, str]", stdin: bytes, timeout_seconds: float | None = None) -> Outcome:
     """Run a program to its end. Files in memory rather than pipes: nothing can block on a full one.
 

@@ -9,7 +9,6 @@ from ..addresses import Prefix, parse_prefix
 from ..errors import TRY_AGAIN_LATER, CniError, bad_config
 
 NODE_FILE = "/run/ketch/node.json"
-PLACEHOLDERS = ("usePodCidr", "usePodCIDR", "usePodCidrIPv6")
 
 
 def write(cidrs: list[str], path: str = NODE_FILE) -> None:

@@ -5,10 +5,10 @@ import errno
 
 from runtime.linux import netlink_messages as m
 from runtime.linux import netlink_traffic as traffic
+from runtime.linux.kernel_error import KernelError
 from runtime.linux.netlink import Netlink
 from runtime.linux.netlink_objects import Link
 from runtime.linux.netlink_traffic import Qdisc
-from runtime.linux.syscalls import KernelError
 
 from ..call import Call
 from ..errors import CONFLICT, INVALID_CONFIG, MISMATCH, NOT_AVAILABLE, UNSUPPORTED_KERNEL, CniError, bad_config
@@ -163,7 +163,7 @@ def explain(call: Call) -> list[str]:
 
 def _host_end(call: Call, host: Netlink) -> Link:
     """The host's end of the container's interface, as prevResult and the kernel agree on it."""
-    with Sandbox(call.netns) as sandbox:
+    with Sandbox(call.netns, in_process=call.in_process) as sandbox:
         inside = sandbox.netlink.find_link(call.ifname)
     if inside is None:
         raise CniError(INVALID_CONFIG, f"bandwidth: interface {call.ifname} is not in {call.netns}")

@@ -32,7 +32,10 @@ def add(call: Call) -> "dict[str, Any]":
     call = with_preset(call)
     config = Config(call)
     records = Records(call, "bridge")
-    with Sandbox(call.netns) as sandbox, Wiring(sandbox, in_process=call.in_process) as wiring:
+    with (
+        Sandbox(call.netns, in_process=call.in_process) as sandbox,
+        Wiring(sandbox, in_process=call.in_process) as wiring,
+    ):
         if sandbox.netlink.find_link(call.ifname) is not None:
             raise CniError(
                 CONFLICT, f"interface {call.ifname} in {call.netns} exists already", "DEL this attachment first"
@@ -62,7 +65,10 @@ def check(call: Call) -> None:
     config = Config(call)
     previous = call.previous
     records = Records(call, "bridge")
-    with Sandbox(call.netns) as sandbox, Wiring(sandbox, in_process=call.in_process) as wiring:
+    with (
+        Sandbox(call.netns, in_process=call.in_process) as sandbox,
+        Wiring(sandbox, in_process=call.in_process) as wiring,
+    ):
         link = interface.check_interface(sandbox.netlink, call.ifname, call.netns, previous)
         _check_outside(call, config, wiring, link.lower)
         record = records.read(call.key) or {}
@@ -201,7 +207,7 @@ class Layout:
         if config.ip_masq and self.ips:
             checked_backend(config.masquerade_backend)
             plan.append(Masquerade(self.masquerading(), config.masquerade_backend))
-        plan.append(veth.WaitUntilUp(self.host))
+        plan.append(veth.WaitUntilUp(self.host, config.bridge))
         return plan
 
     def _gateways(self) -> "list[Step]":
@@ -295,7 +301,7 @@ def _remove_link(
     name = record["host"] if record else veth.host_name(veth_prefix, call.network, call.key)
     if _delete_soon(call, records, wiring, name) or record:
         return
-    with_namespace = open_if_there(call.netns)
+    with_namespace = open_if_there(call.netns, in_process=call.in_process)
     if with_namespace is not None:
         with with_namespace as sandbox:
             _remove_foreign_link(call, records, wiring, sandbox)

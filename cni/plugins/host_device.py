@@ -5,10 +5,10 @@ import errno
 import os
 
 from runtime.linux import netlink_messages as m
+from runtime.linux.kernel_error import KernelError
 from runtime.linux.netlink import Netlink
 from runtime.linux.netlink_objects import Link
 from runtime.linux.steps import Step
-from runtime.linux.syscalls import KernelError
 
 from ..call import Call
 from ..errors import INVALID_CONFIG, IO_FAILURE, MISMATCH, NOT_AVAILABLE, CniError, bad_config
@@ -70,7 +70,10 @@ class MoveInside(Step):
 
 def add(call: Call) -> "dict[str, Any]":
     config = Config(call)
-    with Sandbox(call.netns) as sandbox, Wiring(sandbox, in_process=call.in_process) as wiring:
+    with (
+        Sandbox(call.netns, in_process=call.in_process) as sandbox,
+        Wiring(sandbox, in_process=call.in_process) as wiring,
+    ):
         if config.dpdk:
             return _add_userspace(call, config)
         interface.refuse_existing(sandbox.netlink, call.ifname, call.netns)
@@ -106,7 +109,7 @@ def _add_userspace(call: Call, config: Config) -> "dict[str, Any]":
 
 def delete(call: Call) -> None:
     ipam.delete(call)
-    sandbox = open_if_there(call.netns)
+    sandbox = open_if_there(call.netns, in_process=call.in_process)
     if sandbox is not None:
         with sandbox, Wiring(sandbox, in_process=call.in_process) as wiring:
             move_back(sandbox, wiring.host, call.ifname)
@@ -115,7 +118,7 @@ def delete(call: Call) -> None:
 def check(call: Call) -> None:
     config = Config(call)
     if not config.dpdk:
-        with Sandbox(call.netns) as sandbox:
+        with Sandbox(call.netns, in_process=call.in_process) as sandbox:
             interface.check_interface(sandbox.netlink, call.ifname, call.netns, call.previous)
     ipam.check(call)
 

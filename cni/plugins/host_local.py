@@ -8,7 +8,7 @@ from ..addresses import Prefix, parse_ip, parse_ip_or_prefix, parse_prefix, to_t
 from ..call import Call
 from ..errors import CONFLICT, INVALID_CONFIG, INVALID_ENVIRONMENT, MISMATCH, NOT_AVAILABLE, CniError, bad_config
 from ..fields import Fields
-from ..ipam import allocate, pod_cidrs, ranges
+from ..ipam import allocate, ranges
 from ..ipam.allocate import Choice, Exclusions
 from ..ipam.reservations import DATA_DIRECTORY, Store
 from ..results import IP, Result, Route
@@ -17,6 +17,8 @@ from ..versions import at_least
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+_PLACEHOLDERS = ("usePodCidr", "usePodCIDR", "usePodCidrIPv6")
 
 
 class Config:
@@ -277,6 +279,8 @@ def _without_placeholders(ipam: Fields, call: Call) -> Fields:
     """The section with usePodCidr replaced by this node's pod CIDRs."""
     if not _has_placeholder(ipam.raw):
         return ipam
+    from ..ipam import pod_cidrs
+
     path = ipam.text("nodeFile") or call.environ.get("KETCH_NODE_FILE") or pod_cidrs.NODE_FILE
     cidrs = pod_cidrs.read(path, dict(call.environ))
     filled = {key: _filled(key, value, cidrs) for key, value in ipam.raw.items()}
@@ -288,7 +292,7 @@ def _has_placeholder(value: object) -> bool:
         return any(_has_placeholder(item) for item in value.values())
     if isinstance(value, list):
         return any(_has_placeholder(item) for item in value)
-    return value in pod_cidrs.PLACEHOLDERS
+    return value in _PLACEHOLDERS
 
 
 def _filled(key: str, value: "Any", cidrs: list[Prefix]) -> "Any":
@@ -296,7 +300,9 @@ def _filled(key: str, value: "Any", cidrs: list[Prefix]) -> "Any":
         return {inner: _filled(inner, item, cidrs) for inner, item in value.items()}
     if isinstance(value, list):
         return [_filled(key, item, cidrs) for item in value]
-    if key in ("subnet", "dst") and value in pod_cidrs.PLACEHOLDERS:
+    if key in ("subnet", "dst") and value in _PLACEHOLDERS:
+        from ..ipam import pod_cidrs
+
         return pod_cidrs.filled_in(f"ipam.{key}", value, cidrs)
     return value
 

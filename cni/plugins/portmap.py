@@ -5,9 +5,9 @@ import errno
 
 from runtime.linux import netlink_messages as m
 from runtime.linux import nft
+from runtime.linux.kernel_error import KernelError
 from runtime.linux.netlink import read_sysctl, write_sysctl
 from runtime.linux.nft import INET
-from runtime.linux.syscalls import KernelError
 
 from ..addresses import Prefix
 from ..call import Call

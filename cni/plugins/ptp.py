@@ -89,7 +89,10 @@ class InsideSide(Step):
 def add(call: Call) -> "dict[str, Any]":
     config = Config(call)
     records = Records(call, "ptp")
-    with Sandbox(call.netns) as sandbox, Wiring(sandbox, in_process=call.in_process) as wiring:
+    with (
+        Sandbox(call.netns, in_process=call.in_process) as sandbox,
+        Wiring(sandbox, in_process=call.in_process) as wiring,
+    ):
         if sandbox.netlink.find_link(call.ifname) is not None:
             raise CniError(
                 CONFLICT, f"interface {call.ifname} in {call.netns} exists already", "DEL this attachment first"
@@ -116,7 +119,10 @@ def delete(call: Call) -> None:
 
 def check(call: Call) -> None:
     config = Config(call)
-    with Sandbox(call.netns) as sandbox, Wiring(sandbox, in_process=call.in_process) as wiring:
+    with (
+        Sandbox(call.netns, in_process=call.in_process) as sandbox,
+        Wiring(sandbox, in_process=call.in_process) as wiring,
+    ):
         link = interface.check_interface(sandbox.netlink, call.ifname, call.netns, call.previous)
         try:
             host = wiring.host.link_by_index(link.lower)

@@ -5,9 +5,9 @@ import os
 
 from runtime.linux import json_text
 from runtime.linux import netlink_messages as m
+from runtime.linux.kernel_error import KernelError
 from runtime.linux.netlink import read_sysctl, write_sysctl
 from runtime.linux.netlink_objects import Link
-from runtime.linux.syscalls import KernelError
 
 from ..call import Call
 from ..errors import DECODING_FAILURE, INVALID_CONFIG, MISMATCH, NOT_AVAILABLE, CniError, bad_config
@@ -86,7 +86,7 @@ def add(call: Call) -> "dict[str, Any]":
     config = Config(call)
     answer = call.passed_on()
     check_allowlist(_original_keys(call), _allowlist_path(call))
-    with Sandbox(call.netns) as sandbox:
+    with Sandbox(call.netns, in_process=call.in_process) as sandbox:
         if config.changes_link:
             link = find_inside(sandbox, call)
             _back_up(call, config, link)
@@ -99,7 +99,7 @@ def delete(call: Call) -> None:
     """Put the link back as it was; a namespace that is gone needs nothing."""
     path = _backup_path(call)
     saved = _read_backup(path)
-    sandbox = open_if_there(call.netns)
+    sandbox = open_if_there(call.netns, in_process=call.in_process)
     if sandbox is not None:
         with sandbox:
             link = sandbox.netlink.find_link(call.ifname)
@@ -116,7 +116,7 @@ def check(call: Call) -> None:
     config = Config(call)
     if not call.has_previous:
         raise CniError(INVALID_CONFIG, "tuning: prevResult is missing: CHECK compares with it")
-    with Sandbox(call.netns) as sandbox:
+    with Sandbox(call.netns, in_process=call.in_process) as sandbox:
         for path, value in config.sysctls.items():
             have = sandbox.run(lambda path=path: read_sysctl(path))  # type: ignore[misc]  # bound in the loop
             if have is None or have.split() != value.split():

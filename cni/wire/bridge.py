@@ -4,10 +4,10 @@
 import errno
 
 from runtime.linux import netlink_messages as m
+from runtime.linux.kernel_error import KernelError
 from runtime.linux.netlink import write_sysctl
 from runtime.linux.netlink_objects import Link
 from runtime.linux.steps import Step
-from runtime.linux.syscalls import KernelError
 
 from ..addresses import Prefix, parse_prefix
 from ..errors import CONFLICT, UNSUPPORTED_KERNEL, CniError
@@ -107,6 +107,10 @@ class GatewayAddress(Step):
             host.transact(m.delete_address(link.index, have.address, have.prefix).tolerating(errno.EADDRNOTAVAIL))
         # Without duplicate detection: nobody else is on a bridge that we have made, and pods need their gateway now.
         host.transact(m.add_address(link.index, self.prefix.ip, self.prefix.length).tolerating(errno.EEXIST))
+        if self.prefix.family == 10:
+            from . import solicited
+
+            solicited.wait(self.name, link.index, [self.prefix], dad=False)
 
 
 class PortVlans(Step):

@@ -5,9 +5,9 @@ import errno
 import struct
 
 from runtime.linux import netlink_messages as m
+from runtime.linux.kernel_error import KernelError
 from runtime.linux.netlink import Socket
 from runtime.linux.netlink_objects import attributes
-from runtime.linux.syscalls import KernelError
 
 NETLINK_NETFILTER, NFNL_SUBSYS_CTNETLINK = 12, 1
 _GET, _DELETE = 1, 2

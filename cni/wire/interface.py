@@ -4,10 +4,10 @@
 import errno
 
 from runtime.linux import netlink_messages as m
+from runtime.linux.kernel_error import KernelError
 from runtime.linux.netlink import write_sysctl
 from runtime.linux.netlink_objects import Link
 from runtime.linux.steps import Step
-from runtime.linux.syscalls import KernelError
 
 from ..addresses import parse_prefix
 from ..errors import CONFLICT, MISMATCH, CniError
@@ -48,8 +48,12 @@ class ConfigureInterface(Step):
     def apply(self, context: Wiring) -> None:
         inside = context.inside
         link = inside.netlink.link(self.ifname)
-        inside.run(self._prepare)
-        requests = [
+        families = {ip.prefix.family for ip in self.ips}
+        if 10 in families:
+            inside.run(self._prepare_ipv6)
+        # Neighbours are to hear of an address that had another owner before.
+        requests = [m.announce_addresses(link.index)] if 2 in families else []
+        requests += [
             m.add_address(
                 link.index, ip.prefix.ip, ip.prefix.length,
                 duplicate_detection=self.duplicate_detection, prefix_route=self.prefix_routes,
@@ -60,18 +64,19 @@ class ConfigureInterface(Step):
         requests += [route_request(route, link.index) for route in self.routes]
         inside.netlink.transact(*requests)
         context.links[self.ifname] = link
-
-    def _prepare(self) -> None:
-        """Before the link is up and has addresses: neighbours are to hear of it, nobody is to wait for DAD."""
-        families = {ip.prefix.family for ip in self.ips}
-        if 2 in families:
-            _try_sysctl(f"net/ipv4/conf/{self.ifname}/arp_notify", "1")
         if 10 in families:
-            _try_sysctl(f"net/ipv6/conf/{self.ifname}/disable_ipv6", "0")
-            detect = "1" if self.duplicate_detection else "0"
-            _try_sysctl(f"net/ipv6/conf/{self.ifname}/accept_dad", detect)
-            _try_sysctl(f"net/ipv6/conf/{self.ifname}/enhanced_dad", detect)
-            _try_sysctl(f"net/ipv6/conf/{self.ifname}/ndisc_notify", "1")
+            from . import solicited
+
+            prefixes = [ip.prefix for ip in self.ips]
+            solicited.wait(self.ifname, link.index, prefixes, inside.run, dad=self.duplicate_detection)
+
+    def _prepare_ipv6(self) -> None:
+        """Before the link is up and has addresses: nobody is to wait for DAD."""
+        _try_sysctl(f"net/ipv6/conf/{self.ifname}/disable_ipv6", "0")
+        detect = "1" if self.duplicate_detection else "0"
+        _try_sysctl(f"net/ipv6/conf/{self.ifname}/accept_dad", detect)
+        _try_sysctl(f"net/ipv6/conf/{self.ifname}/enhanced_dad", detect)
+        _try_sysctl(f"net/ipv6/conf/{self.ifname}/ndisc_notify", "1")
 
 
 def _try_sysctl(key: str, value: str) -> None:

@@ -6,9 +6,9 @@ import struct
 from _socket import inet_ntop
 
 from runtime.linux import netlink_messages as m
+from runtime.linux.kernel_error import KernelError
 from runtime.linux.netlink import Socket
 from runtime.linux.netlink_objects import attributes
-from runtime.linux.syscalls import KernelError
 
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
 _LISTEN, _UNCONNECTED = 1 << 10, 1 << 7  # TCP_LISTEN; TCP_CLOSE is what an unconnected UDP socket is in

@@ -20,8 +20,8 @@ import errno
 
 from runtime.linux import netlink_messages as m
 from runtime.linux import nft
+from runtime.linux.kernel_error import KernelError
 from runtime.linux.nft import BRIDGE, INET, Nft
-from runtime.linux.syscalls import KernelError
 
 from ..errors import IO_FAILURE, CniError
 from ..records import short_hash

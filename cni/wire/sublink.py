@@ -4,10 +4,10 @@
 import errno
 
 from runtime.linux import netlink_messages as m
+from runtime.linux.kernel_error import KernelError
 from runtime.linux.netlink import Netlink
 from runtime.linux.netlink_objects import Link
 from runtime.linux.steps import Step
-from runtime.linux.syscalls import KernelError
 
 from ..errors import CONFLICT, INVALID_CONFIG, UNSUPPORTED_KERNEL, CniError
 from .wiring import Wiring

@@ -7,10 +7,10 @@ import os
 import select
 
 from runtime.linux import netlink_messages as m
+from runtime.linux.kernel_error import KernelError
 from runtime.linux.netlink import RTNLGRP_LINK, Netlink
 from runtime.linux.netlink_objects import Link
 from runtime.linux.steps import Step
-from runtime.linux.syscalls import KernelError
 
 from ..errors import CONFLICT, CniError
 from ..records import short_hash
@@ -79,21 +79,30 @@ class PortFlags(Step):
 
 
 class WaitUntilUp(Step):
-    """Wait until the kernel calls the host's end up; before that the bridge may not forward to it."""
+    """Wait until the kernel calls the host's end up; before that the bridge may not forward to it.
 
-    __slots__ = ("name",)
+    The first port of a bridge gives the bridge itself its carrier, by a second turn of the kernel's linkwatch: until
+    then the bridge has no queue, and the host's answer to the pod's first question is dropped.
+    """
 
-    def __init__(self, name: str) -> None:
+    __slots__ = ("master", "name")
+
+    def __init__(self, name: str, master: str = "") -> None:
         self.name = name
+        self.master = master
 
     def describe(self) -> str:
         return f"wait until {self.name} is up"
 
     def apply(self, context: Wiring) -> None:
-        link = context.host.link(self.name)
-        if link.operstate != "up":
-            link = _await_up(self.name)
-        context.links[self.name] = link
+        context.links[self.name] = _until_up(context, self.name)
+        if self.master and context.links[self.master].operstate != "up":
+            context.links[self.master] = _until_up(context, self.master)
+
+
+def _until_up(context: Wiring, name: str) -> Link:
+    link = context.host.link(name)
+    return link if link.operstate == "up" else _await_up(name)
 
 
 def _await_up(name: str) -> Link:
@@ -105,7 +114,7 @@ def _await_up(name: str) -> Link:
             if link.operstate == "up":
                 return link
             if not waiting.poll(_OPERSTATE_SECONDS * 1000):
-                raise CniError(CONFLICT, f"bridge port {name} is {link.operstate} after {_OPERSTATE_SECONDS} s")
+                raise CniError(CONFLICT, f"link {name} is {link.operstate} after {_OPERSTATE_SECONDS} s")
             events.events()
 
 

@@ -27,6 +27,7 @@ IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC = 13, 16,
 IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_PROMISCUITY, IFLA_LINK_NETNSID = 28, 29, 30, 37
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 VETH_INFO_PEER = 1
+IFLA_INET_CONF, IPV4_DEVCONF_ARP_NOTIFY = 1, 22  # linux/if_link.h, linux/ip.h
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 IFLA_BR_VLAN_FILTERING, IFLA_BR_VLAN_DEFAULT_PVID = 7, 39
 IFLA_BRIDGE_FLAGS, IFLA_BRIDGE_VLAN_INFO = 0, 2
@@ -183,6 +184,12 @@ def link_up(index: int) -> Request:
 
 def link_down(index: int) -> Request:
     return set_link(index, change=IFF_UP)
+
+
+def announce_addresses(index: int) -> Request:
+    """net.ipv4.conf.<link>.arp_notify = 1 without a visit to /proc/sys of its namespace."""
+    setting = nested(IFLA_INET_CONF, u32(IPV4_DEVCONF_ARP_NOTIFY, 1))
+    return set_link(index, nested(IFLA_AF_SPEC, nested(AF_INET, setting)))
 
 
 def delete_link(index: int = 0, name: str | None = None) -> Request:

@@ -60,8 +60,8 @@ class Link:
     """A network interface."""
 
     __slots__ = (
-        "alias", "data", "flags", "index", "kind", "lower", "lower_namespace", "mac", "master", "mtu",
-        "name", "operstate", "port", "promiscuity", "queue_length", "slave_kind",
+        "_data", "_port", "alias", "flags", "index", "kind", "lower", "lower_namespace", "mac", "master", "mtu",
+        "name", "operstate", "promiscuity", "queue_length", "slave_kind",
     )  # fmt: skip
 
     def __init__(self, body: bytes) -> None:
@@ -81,9 +81,19 @@ class Link:
         self.promiscuity = as_int(found.get(m.IFLA_PROMISCUITY))
         info = attributes(found.get(m.IFLA_LINKINFO, b""))
         self.kind = as_text(info.get(m.IFLA_INFO_KIND))
-        self.data = attributes(info.get(m.IFLA_INFO_DATA, b""))
+        self._data = info.get(m.IFLA_INFO_DATA, b"")
         self.slave_kind = as_text(info.get(m.IFLA_INFO_SLAVE_KIND))
-        self.port = attributes(info.get(m.IFLA_INFO_SLAVE_DATA, b""))
+        self._port = info.get(m.IFLA_INFO_SLAVE_DATA, b"")
+
+    @property
+    def data(self) -> dict[int, bytes]:
+        """What its kind says of it; a bridge says fifty things, so they are taken apart only when asked for."""
+        return attributes(self._data)
+
+    @property
+    def port(self) -> dict[int, bytes]:
+        """What its master says of it as a port."""
+        return attributes(self._port)
 
     @property
     def up(self) -> bool:

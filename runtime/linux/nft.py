@@ -15,9 +15,9 @@ import os
 import struct
 
 from . import netlink_messages as m
+from .kernel_error import KernelError
 from .netlink import MSG_DONTWAIT, NLMSG_ERROR, Socket, failure_of, inside
 from .netlink_objects import as_text, attribute_list, attributes
-from .syscalls import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

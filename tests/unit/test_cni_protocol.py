@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cni import protocol, versions
@@ -102,6 +102,7 @@ JSON = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # that health is the machine's, not the test's
 @given(JSON)
 def test_no_configuration_makes_a_plugin_fail_with_anything_but_an_answer(conf: Any) -> None:
     if isinstance(conf, dict):
