@@ -10,19 +10,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
-
 from cri.engine import errors, patience, phases
 from cri.engine.codec import BadRecord
 from cri.images import errors as image_errors
 from cri.oci.facts import Refused
+from cri.rpc.status import Code, Failed
 from runtime.keep import client as keep
 
 log = logging.getLogger(__name__)
-Code = grpc.StatusCode
 
 # The first entry that an error is an instance of decides.
-CODES: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
+CODES: tuple[tuple[type[BaseException], Code], ...] = (
     (errors.BadRequest, Code.INVALID_ARGUMENT),
     (Refused, Code.INVALID_ARGUMENT),
     (errors.NotFound, Code.NOT_FOUND),
@@ -54,7 +52,7 @@ ListPodSandboxMetrics ExecSync ListMetricDescriptors GetContainerEvents
 QUIET = frozenset(_QUIET.split())
 
 
-def code_of(error: BaseException) -> grpc.StatusCode:
+def code_of(error: BaseException) -> Code:
     """The status code of an error; UNKNOWN, as containerd answers, with the error's own words for the rest."""
     for kind, code in CODES:
         if isinstance(error, kind):
@@ -68,21 +66,19 @@ def expected(error: BaseException) -> bool:
     return isinstance(error, known)
 
 
-A_YEAR = 365 * 86400.0
 # Upper bounds of the histogram, in seconds; what took longer is counted in the total only.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 
-class GrpcCaller:
+class Caller:
     """The other end of a call."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
 
     def seconds_left(self) -> float | None:
-        """Without a deadline grpc answers a time far beyond any clock."""
         left: float | None = self._context.time_remaining()
-        return None if left is None or left > A_YEAR else left
+        return left
 
     def is_gone(self) -> bool:
         return not self._context.is_active()
@@ -162,7 +158,7 @@ class Boundary:
                 return function(request, context)
             except Exception as error:
                 code = self._fail(method, error)
-                context.abort(code, sentence(error))
+                raise Failed(code, sentence(error)) from error
             finally:
                 self._end(number, method, code)
 
@@ -176,7 +172,7 @@ class Boundary:
                 yield from function(request, context)
             except Exception as error:
                 code = self._fail(method, error)
-                context.abort(code, sentence(error))
+                raise Failed(code, sentence(error)) from error
             finally:
                 self._end(number, method, code)
 
@@ -184,13 +180,13 @@ class Boundary:
 
     def _begin(self, method: str, context: Any) -> int:
         phases.begin()
-        patience.begin(GrpcCaller(context))
+        patience.begin(Caller(context))
         with self._lock:
             self._next += 1
             self.running[self._next] = Call(method, time.perf_counter(), threading.get_ident())
             return self._next
 
-    def _fail(self, method: str, error: Exception) -> grpc.StatusCode:
+    def _fail(self, method: str, error: Exception) -> Code:
         code = code_of(error)
         if expected(error):
             traced = isinstance(error, OSError) or log.isEnabledFor(logging.DEBUG)
@@ -199,7 +195,7 @@ class Boundary:
             log.error("%s: a mistake of ours", method, exc_info=error)
         return code
 
-    def _end(self, number: int, method: str, code: grpc.StatusCode) -> None:
+    def _end(self, number: int, method: str, code: Code) -> None:
         taken = phases.taken()
         with self._lock:
             call = self.running.pop(number)

@@ -12,11 +12,8 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, MutableMapping
-from concurrent import futures
 from dataclasses import replace
 from typing import Any, NoReturn
-
-import grpc
 
 from cri import config as configuration
 from cri.boundary import Boundary
@@ -24,6 +21,8 @@ from cri.config import Config
 from cri.engine.engine import Engine
 from cri.engine.errors import EngineError
 from cri.inspection import Inspection
+from cri.rpc.connection import Method
+from cri.rpc.server import Server
 from cri.services.containers import ContainerService
 from cri.services.events import EventService
 from cri.services.exec import ExecService
@@ -45,28 +44,33 @@ class CannotServe(Exception):
     """Another daemon is here, or the socket cannot be made."""
 
 
-def handlers(service: Any, objects: list[object], boundary: Boundary) -> Any:
-    """One generic handler per method of the service's descriptor; one that nobody has is found at start."""
-    found: dict[str, Any] = {}
+# Answered out of memory, without waiting for anything: the thread that reads them may do that itself.
+QUICK = frozenset(
+    ("Version", "RuntimeConfig", "ListPodSandbox", "PodSandboxStatus", "ListContainers", "ContainerStatus")
+)
+
+
+def methods(service: Any, objects: list[object], boundary: Boundary) -> dict[str, Method]:
+    """One per method of the service's descriptor, by its path; one that nobody has is found at start."""
+    found: dict[str, Method] = {}
     for method in service.methods:
         owner = next((o for o in objects if hasattr(o, method.name)), None)
         assert owner is not None, f"no method {method.name}"
         function: Callable[[Any, Any], Any] = getattr(owner, method.name)
-        kind = getattr(pb, method.input_type.name)
-        out = getattr(pb, method.output_type.name)
-        if method.server_streaming:
-            found[method.name] = grpc.unary_stream_rpc_method_handler(
-                boundary.stream(method.name, function), kind.FromString, out.SerializeToString
-            )
-        else:
-            found[method.name] = grpc.unary_unary_rpc_method_handler(
-                boundary.unary(method.name, function), kind.FromString, out.SerializeToString
-            )
-    return grpc.method_handlers_generic_handler(service.full_name, found)
+        kind, out = getattr(pb, method.input_type.name), getattr(pb, method.output_type.name)
+        wrap = boundary.stream if method.server_streaming else boundary.unary
+        found[f"/{service.full_name}/{method.name}"] = Method(
+            wrap(method.name, function),
+            kind.FromString,
+            out.SerializeToString,
+            is_streaming=method.server_streaming,
+            is_quick=method.name in QUICK,
+        )
+    return found
 
 
 def somebody_listens(path: str) -> bool:
-    """Whether a living server is behind the socket; grpc would take its path over without a word."""
+    """Whether a living server is behind the socket: its path must not be taken over."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
         probe.settimeout(2.0)
         try:
@@ -76,22 +80,6 @@ def somebody_listens(path: str) -> bool:
         except OSError:
             return True
     return True
-
-
-def bind(server: grpc.Server, path: str) -> None:
-    """0600, from the first moment on."""
-    os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    old = os.umask(0o177)
-    try:
-        server.add_insecure_port(f"unix:{path}")
-    except RuntimeError as e:
-        raise CannotServe(f"{path}: cannot listen: {e}") from e
-    finally:
-        os.umask(old)
 
 
 class Daemon:
@@ -113,18 +101,13 @@ class Daemon:
             port=config.cri.streaming_port,
             tls=tls_files(config),
         )
-        self._pool = futures.ThreadPoolExecutor(config.cri.max_concurrent_calls, thread_name_prefix="call")
-        self.server = grpc.server(
-            self._pool,
-            options=[
-                ("grpc.max_receive_message_length", MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MESSAGE_BYTES),
-                ("grpc.so_reuseport", 0),
-            ],
-            maximum_concurrent_rpcs=config.cri.max_concurrent_calls + config.cri.max_waiting_calls,
+        self.server = Server(
+            self._methods(),
+            most_at_once=config.cri.max_concurrent_calls,
+            most_waiting=config.cri.max_waiting_calls,
+            message_bytes=MESSAGE_BYTES,
         )
         self.inspection = Inspection(self.engine, self.boundary, config.cri.metrics_address)
-        self.server.add_generic_rpc_handlers(self._services())
 
     def _claim(self) -> durable.Locked:
         """One daemon per state directory; the lock ends with the process."""
@@ -136,7 +119,7 @@ class Daemon:
                 f"{path}: another ketch-cri serves this state directory (--state chooses another)"
             ) from None
 
-    def _services(self) -> tuple[Any, ...]:
+    def _methods(self) -> dict[str, Method]:
         streams = Streams(self.engine, self.streaming)
         objects: list[object] = [
             NodeService(self.engine),
@@ -148,22 +131,28 @@ class Daemon:
             ImageService(self.engine),
         ]
         services = pb.DESCRIPTOR.services_by_name
-        return tuple(handlers(services[name], objects, self.boundary) for name in ("RuntimeService", "ImageService"))
+        both = (methods(services[name], objects, self.boundary) for name in ("RuntimeService", "ImageService"))
+        return {path: method for each in both for path, method in each.items()}
 
     def start(self) -> None:
         """Recover first: a kubelet must not be told that its containers are gone."""
         self.inspection.start()  # also a recovery that hangs can be looked at
         self.engine.start()
         self.streaming.start()
-        bind(self.server, self.config.cri.socket)
+        path = self.config.cri.socket
+        os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
+        try:
+            self.server.listen(path)
+        except OSError as e:
+            raise CannotServe(f"{path}: cannot listen: {e}") from e
         self.server.start()
         self.systemd.tell("READY=1")
-        log.info("serving %s, state in %s", self.config.cri.socket, self.config.paths.state)
+        log.info("serving %s, state in %s", path, self.config.paths.state)
 
     def stop(self, grace_seconds: float = 5.0) -> None:
         """No new calls; those that run have a moment to end. Containers are not touched."""
         self.systemd.tell("STOPPING=1")
-        self.server.stop(grace_seconds).wait()
+        self.server.stop(grace_seconds)
         self.streaming.stop()
         self.inspection.close()
         self.engine.close()

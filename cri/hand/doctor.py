@@ -134,8 +134,8 @@ def _programs() -> list[Finding]:
             "fix": "pip install 'ketch[cni]'",
         },
         {
-            "name": "grpcio",
-            "present": has("grpc"),
+            "name": "protobuf",
+            "present": has("google.protobuf"),
             "cost": "ketch-cri does not start",
             "fix": "pip install 'ketch[cri]'",
         },

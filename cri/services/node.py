@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import asdict
 from importlib import metadata
@@ -17,6 +18,7 @@ KUBE_API_VERSION = "0.1.0"
 NAME = "ketch"
 
 
+@functools.cache
 def version() -> str:
     try:
         return metadata.version("ketch")

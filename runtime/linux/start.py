@@ -15,7 +15,7 @@ _ENTRIES = {
 }
 _PLUGINS = "cni.__main__"  # ketch-cni, and every link to it under a plugin's name
 
-_PARTS = {"grpc": "cri", "google": "cri", "pyroute2": "cni", "iptc": "cni", "yaml": "cri"}  # module -> its extra
+_PARTS = {"google": "cri", "pyroute2": "cni", "iptc": "cni", "yaml": "cri"}  # module -> its extra
 
 
 def start() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.e2e import cache, control_plane, go_build, go_programs, host_settings, node, pki, registry
+from tests.e2e import cache, control_plane, go_build, go_programs, host_settings, image_set, node, pki, registry
 from tests.e2e.machine import Machine, power_on, until
 from tests.e2e.node import Node
 from tests.e2e.pki import Pki
@@ -92,13 +92,20 @@ def load(folder: Path) -> Cluster | None:
     )
 
 
-def up(folder: Path, runtimes: Sequence[Runtime], *, proxy: str, is_networked: bool = True) -> Cluster:
+def up(
+    folder: Path,
+    runtimes: Sequence[Runtime],
+    *,
+    proxy: str,
+    is_networked: bool = True,
+    images: str = image_set.FOR_CLUSTER,
+) -> Cluster:
     """Start a cluster with a node for each runtime; without a network they stay NotReady until add_network."""
     if load(folder) is not None:
         raise SystemExit(f"a cluster lives in {folder} already: make cluster-down first")
     say(f"programs and images (built once into {cache.root()})")
     go_build.programs(*go_programs.CLUSTER)
-    registry.storage("cluster")
+    registry.storage(images)
     for runtime in runtimes:
         runtime.command()  # what it needs is built here, before anything runs
     folder.mkdir(parents=True)
@@ -106,19 +113,19 @@ def up(folder: Path, runtimes: Sequence[Runtime], *, proxy: str, is_networked: b
     cluster = Cluster(folder, power_on("site", folder / "site"), ())
     cluster.save()
     try:
-        return _bring_up(cluster, runtimes, proxy, is_networked=is_networked)
+        return _bring_up(cluster, runtimes, proxy, is_networked=is_networked, images=images)
     except BaseException:
         say(f"failed; the logs stay in {folder}/*/logs")
         down(folder, keep_logs=True)
         raise
 
 
-def _bring_up(cluster: Cluster, runtimes: Sequence[Runtime], proxy: str, *, is_networked: bool) -> Cluster:
+def _bring_up(cluster: Cluster, runtimes: Sequence[Runtime], proxy: str, *, is_networked: bool, images: str) -> Cluster:
     names = [f"node{number}" for number in range(1, MOST_NODES + 1)]
     addresses = ["127.0.0.1", control_plane.SITE_ADDRESS, control_plane.SERVICE_ADDRESS]
     certificates = pki.create(cluster.folder / "pki", addresses, names)
     control_plane.lay_cable(cluster.site)
-    control_plane.start_registry(cluster.site)
+    control_plane.start_registry(cluster.site, images)
     say("control plane")
     control_plane.start(cluster.site, certificates)
     for number, runtime in enumerate(runtimes, 1):

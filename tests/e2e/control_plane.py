@@ -26,10 +26,10 @@ def lay_cable(site: Machine) -> None:
     site.run("ip", "link", "set", SITE_BRIDGE, "up")
 
 
-def start_registry(site: Machine) -> None:
-    """The images of the cluster, for every node."""
+def start_registry(site: Machine, images: str) -> None:
+    """This set of images, for every node."""
     settings = site.folder / "registry.yml"
-    settings.write_text(registry.configuration(registry.storage("cluster"), f":{registry.PORT}"))
+    settings.write_text(registry.configuration(registry.storage(images), f":{registry.PORT}"))
     site.start("registry", *registry.command(settings))
 
 

@@ -106,6 +106,11 @@ PROGRAMS = {
         _kubernetes("kube-scheduler"),
         _kubernetes("kube-proxy"),
         _kubernetes("kubectl"),
+        GoProgram("kubeadm", "suites", ("k8s.io/kubernetes/cmd/kubeadm",), _KUBERNETES),
+        GoProgram("e2e_node.test", "suites", ("k8s.io/kubernetes/test/e2e_node",), _KUBERNETES, cgo=True, is_test=True),
+        GoProgram("e2e.test", "suites", ("k8s.io/kubernetes/test/e2e",), _KUBERNETES, is_test=True),
+        GoProgram("ginkgo", "suites", ("github.com/onsi/ginkgo/v2/ginkgo",)),
+        GoProgram("resource-consumer", "suites", ("k8s.io/kubernetes/test/images/resource-consumer",)),
         GoProgram("agnhost", "kubernetes", ("k8s.io/kubernetes/test/images/agnhost",), _KUBERNETES),
         GoProgram("etcd", "etcd", ("go.etcd.io/etcd/server/v3",)),
         GoProgram("coredns", "coredns", ("github.com/coredns/coredns",)),
@@ -115,6 +120,7 @@ PROGRAMS = {
 CRI_TESTS = ("crictl", "critest")
 OCI_TESTS = ("runtime-tools", "runc")
 CONTAINERD_NODE = ("containerd", "containerd-shim-runc-v2", "ctr", "runc", "cni-plugins")
+IN_IMAGES = ("agnhost", "coredns", "resource-consumer")
 CLUSTER = (
     "kubelet",
     "kube-apiserver",

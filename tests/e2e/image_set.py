@@ -15,6 +15,8 @@ PAUSE = "registry.k8s.io/pause:3.10.2"
 BUSYBOX = "registry.k8s.io/e2e-test-images/busybox:1.37.0-1"
 AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
 COREDNS = "registry.k8s.io/coredns/coredns:v1.15.0"
+# the names of the sets
+FOR_CLUSTER, FOR_SUITES, FOR_CRITEST = "cluster", "suites", "critest"
 MIRRORED_HOSTS = ("registry.k8s.io", "k8s.gcr.io", "gcr.io", "public.ecr.aws")
 
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -77,6 +79,42 @@ def for_cluster() -> Iterator[Image]:
     yield Image("e2e-test-images/nonroot", ("1.5",), (base, _mark("nonroot")), _SHELL | {"User": "1234"})
     data = Layer().file("data.json", '{"image": "volume"}\n').file("nested/deep.txt", "deep\n").done()
     yield Image("e2e-test-images/volume-data", ("1",), (base, data), _SHELL)
+
+
+def for_suites() -> Iterator[Image]:
+    """What Kubernetes' own suites ask for besides: stand-ins that hold what the specs look at."""
+    yield from (each for each in for_cluster() if f"registry.k8s.io/{each.repository}:{each.tags[0]}" != AGNHOST)
+    base = busybox_layer()
+    tools = (base, _programs_layer("curl", "bash"))
+    served = (*tools, _agnhost_layer(), _localhost_certificate_layer())
+    yield Image("e2e-test-images/agnhost", ("2.63.0",), served, _agnhost_config())
+    yield Image("e2e-test-images/agnhost", ("2.55",), (*served, _mark("old")), _agnhost_config())
+    for repository, tag in (("busybox", "1.36.1-1"), ("ipc-utils", "1.4"), ("glibc-dns-testing", "2.0.0")):
+        yield Image(f"e2e-test-images/{repository}", (tag,), (base, _mark(repository)), _SHELL)
+    for tag in ("1.15-4", "1.27-0"):
+        yield Image("e2e-test-images/nginx", (tag,), (base, _nginx_layer(80), _mark(tag)), _nginx_config())
+    system = 'NAME="Alpine Linux"\nID=alpine\n'
+    for name in ("kitten", "nautilus"):
+        data = Layer().file("data.json", f'{{"image":"{name}.jpg"}}\n').file("etc/os-release", system).done()
+        yield Image(f"e2e-test-images/{name}", ("1.8",), (base, data), _SHELL)
+    consumer = Layer().file("consumer", go_build.program("resource-consumer"), 0o755).done()
+    config = {"Entrypoint": ["/consumer"], "Env": [_PATH]}
+    yield Image("e2e-test-images/resource-consumer", ("1.14",), (base, consumer), config)
+
+
+def _programs_layer(*names: str) -> Blob:
+    """Programs of this machine and the libraries that they need."""
+    found = [Path("/usr/bin", name) for name in names]
+    layer = _with_libraries(Layer(), found)
+    for program in found:
+        layer.file(f"usr/bin/{program.name}", program, 0o755)
+    return layer.done()
+
+
+def _localhost_certificate_layer() -> Blob:
+    """The pair with which agnhost serves TLS when a spec asks for it."""
+    folder = local_programs.localhost_certificate()
+    return Layer().file("localhost.crt", folder / "tls.crt").file("localhost.key", folder / "tls.key").done()
 
 
 def _agnhost_layer() -> Blob:

@@ -39,6 +39,18 @@ def c_program(name: str) -> Path:
     return cache.made_once(name, cache.key(source.read_bytes()), make) / name
 
 
+def localhost_certificate() -> Path:
+    """A folder with tls.crt and tls.key for a server on localhost, trusted by nobody."""
+
+    def make(folder: Path) -> None:
+        subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "3650")
+        files = ("-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt"))
+        _run("openssl", "req", "-x509", *curve, *subject, *files)
+
+    return cache.made_once("localhost-certificate", cache.key("1"), make)
+
+
 def debian_package(*names: str) -> Path:
     """A folder into which these packages of Debian are unpacked: nothing is installed and no service starts."""
 

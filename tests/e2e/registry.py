@@ -15,15 +15,20 @@ from tests.e2e.images import Image, Pusher
 
 HERE = Path(__file__).parent
 PORT = 5000
-SETS: dict[str, Callable[[], Iterator[Image]]] = {"cluster": image_set.for_cluster, "critest": image_set.for_critest}
+SETS: dict[str, Callable[[], Iterator[Image]]] = {
+    image_set.FOR_CLUSTER: image_set.for_cluster,
+    image_set.FOR_SUITES: image_set.for_suites,
+    image_set.FOR_CRITEST: image_set.for_critest,
+}
 
 
 def storage(image_set_name: str) -> Path:
     """The registry's folder that holds this set; the first time it is filled, in a network namespace of its own."""
     sources = ["images.py", "image_set.py", "local_programs.py", "pause.c", "effective_uid.c"]
-    if image_set_name == "cluster":
-        sources += ["gomod/kubernetes/go.sum", "gomod/coredns/go.sum"]
-    content = cache.key(image_set_name, repr(go_programs.PROGRAMS), *((HERE / name).read_bytes() for name in sources))
+    if image_set_name != image_set.FOR_CRITEST:
+        sources += ["gomod/kubernetes/go.sum", "gomod/coredns/go.sum", "gomod/suites/go.sum"]
+    inside = [go_programs.PROGRAMS[name] for name in go_programs.IN_IMAGES]
+    content = cache.key(image_set_name, repr(inside), *((HERE / name).read_bytes() for name in sources))
 
     def fill(folder: Path) -> None:
         command = ["unshare", "-n", sys.executable, "-m", "tests.e2e.registry", str(folder), image_set_name]
