@@ -101,9 +101,13 @@ vm: ## Build its image once, freeze it, start it (two seconds from then on)
 vm-shell: ## A root shell inside
 	@$(PYTHON) -m vagrant.vm shell
 vm-test: ## Push this tree, run inside what this machine cannot run, bring the reports back
-	@$(PYTHON) -m vagrant.vm test $(TESTS)
+	@$(PYTHON) -m vagrant.vm test -- $(TESTS)
 vm-test-all: ## The same with every test (long: an emulated CPU is 4 to 30 times slower)
 	@$(PYTHON) -m vagrant.vm test --all
+vm-suite: ## A suite of others inside, on programs that were built here: SUITE="critest --focus AppArmor", SUITE=e2e
+	@$(PYTHON) -m vagrant.vm suite -- $(SUITE)
+vm-power-cuts: ## Cut its power under a load of pods, images and CNI calls, boot, look what is left: N=50
+	@$(PYTHON) -m vagrant.vm --name cuts power-cuts --number $(or $(N),50)
 vm-down: ## Stop it and forget its disk; the image stays in the cache
 	@$(PYTHON) -m vagrant.vm down
 
@@ -132,4 +136,4 @@ help: ## This text
 # $(call script,path,arguments): a part that is not built yet is named, not stumbled over
 script = if [ -x $(1) ]; then $(1) $(2); else echo "$@: this part does not exist yet ($(1) is missing)" >&2; exit 1; fi
 
-.PHONY: setup build check format test linux demo conformance e2e cluster cluster-down bench vm vm-shell vm-test vm-test-all vm-down proto dist install uninstall clean help
+.PHONY: setup build check format test linux demo conformance e2e cluster cluster-down bench vm vm-shell vm-test vm-test-all vm-suite vm-power-cuts vm-down proto dist install uninstall clean help

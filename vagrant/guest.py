@@ -12,7 +12,15 @@ _SYSTEM = (
 _TESTS = (
     "python3 python3-venv python3-dev build-essential libseccomp-dev pkg-config libcap2-bin uidmap"
     " apparmor apparmor-utils nftables iptables ipset ipvsadm conntrack wireguard-tools jq git make"
-    " tcpdump iperf3 busybox-static runc crun containernetworking-plugins"
+    " tcpdump iperf3 busybox-static runc crun containernetworking-plugins bzip2 openssl"
+    # independent readers and writers of images; what serves volumes
+    " umoci skopeo buildah podman docker-registry nfs-kernel-server nfs-common tgt open-iscsi"
+)
+# Packages that start by themselves what a test starts when it wants it, and what no node would have running.
+_QUIET = (
+    "systemd-timesyncd.service nfs-server.service nfs-blkmap.service rpcbind.service rpcbind.socket tgt.service"
+    " iscsid.service iscsid.socket open-iscsi.service docker-registry.service podman.service podman.socket"
+    " podman-auto-update.timer podman-auto-update.service podman-restart.service netavark-dhcp-proxy.socket"
 )
 KERNELS = {"bookworm": "linux-image-cloud-amd64", "trixie": "linux-image-cloud-amd64"}
 SUITES = tuple(KERNELS)
@@ -28,6 +36,8 @@ def packages(suite: str) -> list[str]:
 # frozen guest are masked; an empty machine-id gives each first boot an identity of its own.
 CUSTOMIZE = r"""set -e
 root=$1
+# tests that change the whole machine ask for this file: they run in no other place
+echo "made by vagrant/image.py" > "$root/etc/ketch-guest"
 chroot "$root" useradd -m -s /bin/bash -p '*' vagrant
 echo 'vagrant ALL=(ALL) NOPASSWD:ALL' > "$root/etc/sudoers.d/vagrant"
 chmod 0440 "$root/etc/sudoers.d/vagrant"
@@ -59,7 +69,7 @@ mkdir -p "$root/etc/systemd/journald.conf.d"
 printf '[Journal]\nStorage=volatile\nRuntimeMaxUse=32M\n' > "$root/etc/systemd/journald.conf.d/10-ketch.conf"
 ln -sf /run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 chroot "$root" systemctl -q enable systemd-networkd systemd-resolved ssh
-chroot "$root" systemctl -q disable systemd-timesyncd.service 2>/dev/null || true
+for unit in QUIET; do chroot "$root" systemctl -q disable "$unit" 2> /dev/null || true; done
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_all.timer man-db.timer \
     logrotate.timer motd-news.timer getty@tty1.service systemd-networkd-wait-online.service ipvsadm.service \
     nftables.service e2scrub_reap.service; do
@@ -90,4 +100,4 @@ fi
 : > "$root/etc/machine-id"
 rm -f "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d/*
 rm -rf "$root"/usr/share/doc/* "$root"/usr/share/man/* "$root"/usr/share/locale/* "$root"/var/lib/apt/lists/*
-"""
+""".replace("QUIET", _QUIET)

@@ -6,6 +6,7 @@ mmdebstrap -> a directory -> mke2fs -d -> a raw disk with an MBR and GRUB writte
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -85,6 +86,14 @@ def build(wanted: Image) -> None:
     if os.geteuid() != 0:
         raise SystemExit("vm: building the guest's image needs root (mmdebstrap makes device nodes and owners)")
     install_packages(_HOST_PACKAGES)
+    wanted.directory.parent.mkdir(parents=True, exist_ok=True)
+    with wanted.directory.with_name(f"{wanted.directory.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not wanted.built:
+            _build(wanted)
+
+
+def _build(wanted: Image) -> None:
     work = wanted.directory.with_name(wanted.directory.name + ".building")
     _forget(work)
     work.mkdir(parents=True)

@@ -22,7 +22,7 @@ from vagrant.image import Image, cache_directory
 _CPUS = 2
 _MEMORY_MIB = 4096
 _LAN_PORT = 23011  # UDP, loopback only: the second network card of every guest, one LAN for all of them
-_BOOT_SECONDS = 240.0
+_BOOT_SECONDS = 600.0
 
 
 class GuestError(Exception):
@@ -80,6 +80,7 @@ def reboot_after_power_cut(machine: Machine) -> float:
     """Kill the machine as a power cut does and boot it on the same disk; returns the seconds until ssh answers."""
     cut_power(machine)
     started = time.monotonic()
+    machine.file("ssh").unlink(missing_ok=True)  # the master connection died with the guest
     _launch(machine, memory=None, shared=False, incoming=False)
     _wait_for_ssh(machine)
     return time.monotonic() - started
@@ -143,6 +144,11 @@ def ssh(machine: Machine, command: str, *, check: bool = True, **streams: object
     return done
 
 
+def popen(machine: Machine, command: str) -> subprocess.Popen[str]:
+    """The same, beside us: its output is read as it comes."""
+    return subprocess.Popen([*_ssh_command(machine), command], stdout=subprocess.PIPE, text=True)
+
+
 def shell(machine: Machine) -> int:
     return subprocess.run(_ssh_command(machine), check=False).returncode
 
@@ -153,6 +159,12 @@ def push(machine: Machine, source: Path, target: str) -> None:
     _rsync(
         machine, ["--delete", *(f"--exclude={name}" for name in left_out)], f"{source}/", f"root@127.0.0.1:{target}/"
     )
+
+
+def copy_in(machine: Machine, source: Path, target: str) -> None:
+    """Bring a folder in as it is; what is there already is not sent again."""
+    ssh(machine, f"mkdir -p {shlex.quote(target)}")
+    _rsync(machine, ["--size-only"], f"{source}/", f"root@127.0.0.1:{target}/")
 
 
 def pull(machine: Machine, source: str, target: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from vagrant import box, guest, image, libvirt, machine, run_tests
+from vagrant import box, guest, image, libvirt, machine, power_cuts, run_tests
 
 _PROJECT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +27,14 @@ def _parser() -> argparse.ArgumentParser:
     test.add_argument("--all", action="store_true", help="every test, not only what the host cannot run")
     test.add_argument("--report", type=Path, default=_PROJECT / "build" / "vm-report", help="where the reports go")
     test.add_argument("words", nargs="*", help="arguments for pytest instead of the chosen part")
+    suite = commands.add_parser("suite", help="bring this tree in and run a suite of others on it")
+    suite.add_argument("--report", type=Path, default=_PROJECT / "build" / "vm-report", help="where the reports go")
+    suite.add_argument("suite_name", choices=("critest", "runtime-tools", "cni", "e2e"))
+    suite.add_argument("words", nargs="*", help="its own options, after --")
+    cuts = commands.add_parser("power-cuts", help="cut the power under load and look what is left, again and again")
+    cuts.add_argument("--number", type=int, default=50)
+    cuts.add_argument("--seed", type=int, help="makes the moments repeatable")
+    cuts.add_argument("--report", type=Path, default=_PROJECT / "build" / "vm-report", help="where the report goes")
     commands.add_parser("down", help="stop the machine and forget its disk")
     commands.add_parser("box", help="make a Vagrant box of the image; prints how to use it")
     libvirt_commands = commands.add_parser("libvirt", help="libvirtd for Vagrant where there is no systemd")
@@ -80,6 +88,11 @@ def main(argv: list[str] | None = None) -> int:
         if options.words:
             return machine.ssh(chosen, " ".join(options.words), check=False).returncode
         return machine.shell(chosen)
+    if options.command == "power-cuts":
+        return power_cuts.run(chosen, options.number, options.report, options.seed)
+    if options.command == "suite":
+        machine.push(chosen, _PROJECT, "/srv/ketch")
+        return run_tests.suite(chosen, options.report, options.suite_name, options.words)
     if options.command == "test":
         machine.push(chosen, _PROJECT, "/srv/ketch")
         return run_tests.run(chosen, options.report, options.words, everything=options.all)

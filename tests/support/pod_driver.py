@@ -37,6 +37,8 @@ NETWORK = {
         {"type": "portmap", "capabilities": {"portMappings": True}},
     ],
 }
+# An emulated CPU is many times slower: the VM's driver says by how much.
+_PATIENCE = float(os.environ.get("KETCH_TIMEOUT_FACTOR", "1"))
 METHODS = {m.name: (s, m) for s in pb.DESCRIPTOR.services_by_name.values() for m in s.methods}
 
 
@@ -100,13 +102,13 @@ class Daemon:
             request_serializer=kind.SerializeToString,
             response_deserializer=answer.FromString,
         )
-        return stub(message if message is not None else kind(**fields), timeout=deadline)
+        return stub(message if message is not None else kind(**fields), timeout=deadline * _PATIENCE)
 
     def stop(self) -> None:
         """As systemd stops it: containers live on."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(20)
+            self.process.wait(20 * _PATIENCE)
         self.channel.close()
 
     def kill(self) -> None:
@@ -256,7 +258,7 @@ def merge(into: dict[str, Any], changes: dict[str, Any]) -> None:
 
 def wait_for(condition: Callable[[], bool], seconds: float, complaint: Callable[[], str]) -> None:
     """Poll a condition; the complaint says what was seen instead."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * _PATIENCE
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(complaint())

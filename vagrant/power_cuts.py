@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cut the power of a guest under load, boot it on the same disk, look what is left; again and again.
+
+prepare ──► load runs ── after a random time: SIGKILL to QEMU ──► boot, same disk ──► after_cut ──► one line
+               ▲                                                                                       │
+               └───────────────────────────────────────────────────────────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from vagrant import machine, run_tests
+
+_TREE = "/srv/ketch"
+_PATIENCE = 15
+_LOAD_SECONDS = (2.0, 25.0)
+_READY_SECONDS = 5.0
+
+
+class Load:
+    """The load in the guest, and what it has said so far."""
+
+    def __init__(self, chosen: machine.Machine) -> None:
+        self.lines: list[str] = []
+        self.process = machine.popen(chosen, _python("tests.guest.power_load", "run"))
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(line.rstrip("\n") for line in self.process.stdout)
+
+    def wait_until_loaded(self, seconds: float = 300) -> None:
+        end = time.monotonic() + seconds
+        while not any(line.startswith("done") for line in self.lines):
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise machine.GuestError(f"the load does not get going; it said {self.lines[-5:]}")
+            time.sleep(0.1)
+
+    def end(self) -> list[str]:
+        """After the cut: ssh notices, and what had arrived by then counts."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(10)
+        return self.lines
+
+
+def _python(module: str, *words: str) -> str:
+    return f"cd {_TREE} && KETCH_TIMEOUT_FACTOR={_PATIENCE} .venv/bin/python -m {module} {' '.join(words)}"
+
+
+def run(chosen: machine.Machine, number: int, report: Path, seed: int | None) -> int:
+    """`number` cuts; a line for each, and the same as JSON in the report. The status is 1 if anything was wrong."""
+    chance = random.Random(seed)  # noqa: S311 - when the power goes is no secret
+    machine.push(chosen, Path(__file__).resolve().parent.parent, _TREE)
+    run_tests.build(chosen)
+    print("vm: installing, filling a registry", file=sys.stderr)
+    machine.ssh(chosen, _python("tests.guest.power_load", "install"))
+    found: list[dict[str, Any]] = []
+    for cut in range(1, number + 1):
+        found.append(_one(chosen, chance.uniform(*_LOAD_SECONDS)))
+        line = found[-1]
+        print(
+            f"cut {cut:3}: after {line['loaded_seconds']:4.1f} s of load, {line['pods']} pods, {line['pulls']} pulls;"
+            f" boot {line['boot_seconds']:.0f} s, ready {line['ready_seconds']:.1f} s:"
+            f" {line['wrong'] or 'nothing wrong'}",
+            flush=True,
+        )
+        report.mkdir(parents=True, exist_ok=True)
+        (report / "power-cuts.json").write_text("[\n" + ",\n".join(json.dumps(line) for line in found) + "\n]\n")
+    bad = [line for line in found if line["wrong"]]
+    slow = [line for line in found if line["ready_seconds"] > _READY_SECONDS]
+    print(
+        f"{number} cuts, {len(bad)} with something wrong, {len(slow)} not ready in {_READY_SECONDS:.0f} s of guest time"
+    )
+    return 1 if bad else 0
+
+
+def _one(chosen: machine.Machine, seconds: float) -> dict[str, Any]:
+    load = Load(chosen)
+    load.wait_until_loaded()
+    time.sleep(seconds)  # the moment is the point, nothing is waited for
+    boot = machine.reboot_after_power_cut(chosen)
+    said = load.end()
+    looked = machine.ssh(
+        chosen, _python("tests.guest.after_cut"), check=False, input="\n".join(said) + "\n", stdout=subprocess.PIPE
+    )
+    try:
+        result: dict[str, Any] = json.loads(looked.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        result = {"ready_seconds": 0.0, "pods": 0, "pulls": 0, "wrong": [f"the judge failed: {looked.stdout[-300:]}"]}
+    return {"loaded_seconds": round(seconds, 1), "boot_seconds": round(boot, 1), **result}
