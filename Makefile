@@ -51,7 +51,7 @@ $(VENV)/ready: pyproject.toml Makefile
 build: setup $(VENV)/bin/ketch ## Compile the C parts; afterwards .venv/bin/{ketch,ketch-runtime,ketch-cri,ketch-cni} and build/cni/bin/* work
 	@$(VENV)/bin/python setup.py -q build_ext --inplace build_programs --inplace
 	@for name in ketch-runtime ketch-cri ketch-cni ketch-spawner; do ln -f $(VENV)/bin/ketch $(VENV)/bin/$$name; done
-	@$(VENV)/bin/python -m cni.cold >/dev/null
+	@$(VENV)/bin/python -m runtime.linux.cold_writer >/dev/null
 	@mkdir -p build/cni/bin
 	@for plugin in $$($(VENV)/bin/python -c 'from cni.protocol import PLUGINS; print(*PLUGINS)'); do ln -sfn ../../../$(VENV)/bin/ketch-cni build/cni/bin/$$plugin; done
 
@@ -126,7 +126,7 @@ uninstall: ## Remove exactly what install put there (same PREFIX and DESTDIR)
 	@cri/install/uninstall "$(DESTDIR)" "$(PREFIX)"
 
 clean: ## Remove what build made; keeps the venv
-	@rm -rf build dist ./*.egg-info runtime/linux/*.so runtime/linux/_*.c runtime/linux/reaper $(VENV)/bin/ketch*
+	@rm -rf build dist ./*.egg-info runtime/linux/*.so runtime/linux/_*.c runtime/linux/reaper runtime/linux/*.image $(VENV)/bin/ketch*
 
 help: ## This text
 	@awk 'BEGIN { FS = ":.*## "; print "Ketch: make TARGET [NAME=value ...]" } \

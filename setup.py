@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pyproject.toml cannot say: the C parts. cffi extensions from build_*.py, the static launcher and reaper.
+"""What pyproject.toml cannot say: the C parts (cffi extensions, static launcher and reaper) and the cold image.
 
 The launcher is what every installed command is. `make build` compiles the place of the library into it; a wheel's
 launcher finds the library relative to itself.
 """
 
 import glob
+import importlib.util
 import os
 import shlex
 import subprocess
+import sys
 
 from setuptools import Command, setup
 from setuptools.command.build import build
@@ -18,6 +20,7 @@ CC = shlex.split(os.environ.get("CC", "cc"))
 CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
 
 
+IMAGE = f"cold-{importlib.util.MAGIC_NUMBER[:2].hex()}.image"
 LAUNCHERS = [f"build/launcher/{name}" for name in COMMANDS]
 
 
@@ -40,7 +43,7 @@ class BuildPrograms(Command):
         return ["runtime/linux/launcher.c", "runtime/linux/reaper.c"]
 
     def get_outputs(self):
-        return [os.path.join(self.build_lib, "runtime/linux/reaper")]
+        return [os.path.join(self.build_lib, "runtime/linux", name) for name in ("reaper", IMAGE)]
 
     def run(self):
         if self.inplace or self.editable_mode:
@@ -49,6 +52,9 @@ class BuildPrograms(Command):
         compile_program("runtime/linux/reaper.c", self.get_outputs()[0])
         for launcher in LAUNCHERS:
             compile_program("runtime/linux/launcher.c", launcher)
+        # Good for the Python that builds; any other does without.
+        writer = [sys.executable, "-B", "-m", "runtime.linux.cold_writer", "--installed", "."]
+        subprocess.run(writer, cwd=self.build_lib, check=True, stdout=subprocess.DEVNULL)
 
 
 def compile_program(source, target):

@@ -5,14 +5,11 @@ import gc
 import os
 import sys
 
-from . import cold
-
 
 def main(argv: list[str] | None = None) -> int:
     """Serve the plugin that we were called as; `ketch-cni` itself takes commands."""
     arguments = sys.argv if argv is None else argv
     if argv is None:
-        cold.install()
         gc.disable()  # a plugin lives for milliseconds; looking for cycles takes a tenth of them
     from . import protocol
 

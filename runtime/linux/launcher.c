@@ -32,9 +32,18 @@
 #define INTERPRETER ""
 #endif
 
-/* -c CODE LIBRARY DEPENDENCIES NAME ARGUMENTS...: replaces the zip entry of sys.path, the first, by our packages. */
-static const char code[] = "import sys;a=sys.argv;sys.path[:1]=[p for p in a[1:3]if p];del a[:3];"
-			   "from runtime.linux.start import start;start()";
+/* -c CODE LIBRARY DEPENDENCIES NAME ARGUMENTS...: replaces the zip entry of sys.path, the first, by our packages. With
+ * a cold image for this Python (see cold.py) imports come from there; anything wrong with it, and they come as usual. */
+static const char code[] =
+	"import sys\n"
+	"a=sys.argv;sys.path[:1]=[p for p in a[1:3]if p];del a[:3]\n"
+	"try:\n"
+	" import marshal,posix\n"
+	" from _frozen_importlib_external import MAGIC_NUMBER as m\n"
+	" f=posix.open(sys.path[0]+'/runtime/linux/cold-'+m[:2].hex()+'.image',posix.O_CLOEXEC)\n"
+	" c,i=marshal.loads(posix.read(f,16384));g={'__name__':'runtime.linux.cold'};exec(c,g);g['install'](f,i)\n"
+	"except Exception:pass\n"
+	"from runtime.linux.start import start;start()";
 
 static void fail(const char *what, const char *path, const char *hint)
 {

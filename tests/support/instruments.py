@@ -35,7 +35,7 @@ def modules_imported(
     The command is started as its launcher starts it, with one more option that makes the interpreter tell.
     """
     site = next((TOP / ".venv/lib").glob("python3*/site-packages"))
-    launched = ["-c", _launcher_code(), str(TOP), str(site), *arguments]
+    launched = ["-c", launcher_code(), str(TOP), str(site), *arguments]
     return [m for m in _told([INTERPRETER, "-I", "-S", *launched], stdin, environment) if m not in _bare()]
 
 
@@ -49,12 +49,12 @@ def processes_forked(arguments: list[str]) -> int:
     return crash.profile(arguments).processes
 
 
-def _launcher_code() -> str:
+def launcher_code() -> str:
     """The text that launcher.c hands to the interpreter, taken from its source so that the two cannot differ."""
     source = (TOP / "runtime/linux/launcher.c").read_text()
-    literal = re.search(r'code\[\] =\s*((?:"[^"]*"\s*)+);', source)
+    literal = re.search(r'code\[\] =\s*((?:"(?:[^"\\]|\\.)*"\s*)+);', source)
     assert literal is not None, "launcher.c no longer holds its code as one literal"
-    return "".join(re.findall(r'"([^"]*)"', literal[1]))
+    return "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', literal[1])).encode().decode("unicode_escape")
 
 
 def _bare() -> frozenset[str]:
