@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -21,13 +23,14 @@ from tests.e2e.runtimes import RUNTIMES, Network, Runtime
 
 HERE = Path(__file__).parent
 REGISTRY = f"127.0.0.1:{registry.PORT}"
+WEBSOCKET = ("--websocket-exec", "--websocket-attach", "--websocket-portforward")
 # The image that one spec pulls by digest exists nowhere offline; the digest of ours is put in its place, same length.
 _PULLED_BY_DIGEST = b"test-image-digest@"
 
 
-def critest_with_our_digest() -> Path:
-    """critest with that one constant replaced."""
-    program = go_build.program("critest")
+def critest_with_our_digest(other: Path | None = None) -> Path:
+    """critest, ours or another build of it, with that one constant replaced."""
+    program = other or go_build.program("critest")
     manifest = image_set.digest_image(image_set.busybox_layer()).manifest()
     ours = digest_of(manifest)
 
@@ -65,9 +68,15 @@ def _result(spec: dict[str, Any]) -> Result | None:
     return Result(name, outcome, spec.get("RunTime", 0) / 1e9, said)
 
 
-def run(runtime: Runtime, folder: Path, flags: list[str], seconds: float) -> list[Result]:
+def with_ginkgo(program: Path) -> list[str]:
+    """critest runs its specs side by side only with the ginkgo command on its PATH."""
+    return ["env", f"PATH={go_build.program('ginkgo').parent}:{os.environ['PATH']}", str(program)]
+
+
+def run(runtime: Runtime, folder: Path, flags: list[str], seconds: float, other: Path | None = None) -> list[Result]:
     """One run of the suite; logs and the report stay in folder."""
-    storage, program = registry.storage("critest"), critest_with_our_digest()
+    storage, critest = registry.storage("critest"), critest_with_our_digest(other)
+    program = with_ginkgo(critest) if any(flag.startswith("--parallel") for flag in flags) else [str(critest)]
     machine = power_on("critest", folder / "critest")
     try:
         _prepare(machine, runtime, storage)
@@ -84,12 +93,14 @@ def _prepare(machine: Machine, runtime: Runtime, storage: Path) -> None:
     runtime.add_network(machine, Network("10.88.0.0/16"))
 
 
-def _run_inside(machine: Machine, runtime: Runtime, program: Path, flags: list[str], seconds: float) -> list[Result]:
+def _run_inside(
+    machine: Machine, runtime: Runtime, program: list[str], flags: list[str], seconds: float
+) -> list[Result]:
     report = machine.folder / "report.json"
     settings = machine.folder / "crictl.yaml"
     settings.write_text("debug: false\n")
     command = [
-        str(program),
+        *program,
         f"--config={settings}",
         f"--runtime-endpoint={runtime.endpoint}",
         f"--image-endpoint={runtime.endpoint}",
@@ -115,15 +126,32 @@ def main(words: list[str]) -> int:
     parser.add_argument("--focus", default="", help="a regular expression: only these specs")
     parser.add_argument("--seconds", type=float, default=900)
     parser.add_argument("--keep", type=Path, help="where logs and the report go (default: a new folder below /tmp)")
+    parser.add_argument("--seeds", type=int, default=1, help="so many runs in a row, each in another random order")
+    parser.add_argument("--program", type=Path, help="another critest, such as one of the main branch")
+    parser.add_argument("--websocket", action="store_true", help="only the streaming specs, over WebSocket")
+    parser.add_argument("--parallel", type=int, default=0, help="so many specs at once")
     parser.add_argument("flag", nargs="*", help="more flags for critest, after --")
     wanted = parser.parse_args(words)
     folder = wanted.keep or Path(tempfile.mkdtemp(prefix="ketch-critest-"))
-    flags = [f"--ginkgo.focus={wanted.focus}", *wanted.flag] if wanted.focus else list(wanted.flag)
-    results = run(RUNTIMES[wanted.runtime], folder, flags, wanted.seconds)
+    flags = list(wanted.flag)
+    if wanted.websocket:
+        flags += [*WEBSOCKET, "--ginkgo.focus=Streaming"]
+    elif wanted.focus:
+        flags.append(f"--ginkgo.focus={wanted.focus}")
+    is_whole = not flags
+    if wanted.parallel:
+        flags.append(f"--parallel={wanted.parallel}")
     expected = table.parse_expected((HERE / f"critest-{wanted.runtime}.expected").read_text())
-    text, status = table.report(results, expected, is_whole_suite=not flags)
-    print(f"critest on {wanted.runtime}: {text}\nlogs: {folder}/critest/logs")
-    return status
+    worst = 0
+    for number in range(wanted.seeds):
+        seed = [f"--ginkgo.seed={random.SystemRandom().randrange(1, 2**31)}"] if wanted.seeds > 1 else []
+        place = folder / str(number) if wanted.seeds > 1 else folder
+        place.mkdir(parents=True, exist_ok=True)
+        results = run(RUNTIMES[wanted.runtime], place, [*flags, *seed], wanted.seconds, wanted.program)
+        text, status = table.report(results, expected, is_whole_suite=is_whole)
+        print(f"critest on {wanted.runtime} {' '.join(seed)}: {text}\nlogs: {place}/critest/logs", flush=True)
+        worst = max(worst, status)
+    return worst
 
 
 if __name__ == "__main__":
