@@ -431,7 +431,7 @@ def _help(stream: "object") -> int:
         "  --root DIR              where containers are recorded (/run/ketch-runtime)",
         "  --log FILE              write errors and warnings there too",
         "  --log-format FORMAT     text or json",
-        "  --systemd-cgroup        refused: the systemd cgroup driver is not supported yet",
+        "  --systemd-cgroup        have systemd make the cgroups; cgroupsPath is then SLICE:PREFIX:NAME",
         "  --cgroup-manager NAME   cgroupfs, systemd or disabled",
         "  --rootless VALUE        true, false or auto",
         "  --version               print the version",

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runtime.inside.handshake import ParentEnd
+    from runtime.linux.cgroup import Group
     from runtime.plan.container import CreateOptions, Plan
+    from runtime.plan.scope import Scope
     from runtime.record import Record
     from runtime.spec.model import Config
 
@@ -126,7 +128,11 @@ def plan_for(request: CreateRequest, config: Config, layout: cgroup.Layout) -> P
     """Plan the container of this request; changes nothing."""
     try:
         paths: dict[str, str] = {}
-        if request.use_cgroups:
+        scope = None
+        if request.use_cgroups and request.systemd_cgroup:
+            scope = _scope(request, config, layout)
+            paths = layout.directories(scope.group)
+        elif request.use_cgroups:
             paths = layout.directories(cgroup_path(config, request.id))
         return container.build(
             config,
@@ -135,9 +141,18 @@ def plan_for(request: CreateRequest, config: Config, layout: cgroup.Layout) -> P
             host=host_facts(layout),
             options=request.options,
             cgroup_paths=paths,
+            scope=scope,
         )
     except SpecError as error:
         raise RuntimeFailure(f"config.json: {error}") from None
+
+
+def _scope(request: CreateRequest, config: Config, layout: cgroup.Layout) -> Scope:
+    from runtime import systemd_scope
+    from runtime.plan import limits
+
+    writes = limits.plan(config.linux.resources, v2=layout.v2)
+    return systemd_scope.plan(config, request.id, layout, writes, container.device_rules(config))
 
 
 def cgroup_path(config: Config, container_id: str) -> str:
@@ -219,18 +234,43 @@ def _first_record(directory: str, plan: Plan, config: Config) -> Record:
             "cgroup_v2": plan.cgroup_v2,
             "cgroup_paths": dict(plan.cgroup_paths),
             "cgroup_made": [],
+            "systemd_unit": plan.scope.unit if plan.scope is not None else "",
             "host_mounts": config.namespace("mnt") is None,
         },
     )
 
 
 def _make(request: CreateRequest, plan: Plan, layout: cgroup.Layout, entry: Record, lock_fd: int) -> Created:
+    if plan.scope is not None:
+        return _make_in_scope(request, plan, layout, entry, lock_fd)
+    group = None
+    if plan.cgroup_paths:
+        group, entry.cgroup_made = launch.set_up_cgroup(plan, layout)
+    return _make_in(group, request, plan, entry, lock_fd)
+
+
+def _make_in_scope(request: CreateRequest, plan: Plan, layout: cgroup.Layout, entry: Record, lock_fd: int) -> Created:
+    from runtime import systemd_scope
+
+    group = cgroup.Group(plan.cgroup_paths, v2=plan.cgroup_v2)
+    assert plan.scope is not None
+    anchor = systemd_scope.start(plan.scope, group, layout)
+    try:
+        launch.apply_limits(plan, group)
+        systemd_scope.room_for_anchor(group, plan.limits, more=1)
+        created = _make_in(group, request, plan, entry, lock_fd)
+        systemd_scope.settle(plan, group, anchor)
+        return created
+    finally:
+        anchor.let_go()
+
+
+def _make_in(group: Group | None, request: CreateRequest, plan: Plan, entry: Record, lock_fd: int) -> Created:
     birth = init.Launch()
+    birth.group = group
     birth.foreign = (lock_fd,)
     birth.stdio = request.stdio
     birth.seed = request.seed
-    if plan.cgroup_paths:
-        birth.group, entry.cgroup_made = launch.set_up_cgroup(plan, layout)
     if not plan.options.no_new_keyring:
         birth.keyring = f"_ses.{plan.id}"
     if plan.seccomp is not None:
@@ -243,13 +283,19 @@ def _make(request: CreateRequest, plan: Plan, layout: cgroup.Layout, entry: Reco
         birth.console_socket = _connect_console(request.console_socket)
     elif request.console_fd >= 0:
         birth.console_socket = fdpass.Socket(fileno=os.dup(request.console_fd))
+    if plan.scope is not None and plan.scope.delegate and group is not None:
+        birth.delegated = os.open(f"{group.paths[cgroup.UNIFIED]}/{plan.scope.delegate}/cgroup.procs", os.O_WRONLY)
     pid, channel = launch.clone_init(plan, birth, sibling=request.sibling)
+    if birth.delegated >= 0:
+        os.close(birth.delegated)
     if birth.listener is not None:
         birth.listener.close()
     if birth.console_socket is not None:
         birth.console_socket.close()
     try:
         _record_pid(entry, pid)
+        if plan.moved_by_systemd:
+            _have_moved(plan, pid)
         launched = launch.bring_up(plan, pid, channel, lambda p, s: record.spec_state(entry, p, s))
     except BaseException:
         _reap(pid, sibling=request.sibling)
@@ -258,6 +304,13 @@ def _make(request: CreateRequest, plan: Plan, layout: cgroup.Layout, entry: Reco
     return Created(
         entry, plan, None if request.hold else launched.channel, [*plan.warnings, *launched.channel.warnings]
     )
+
+
+def _have_moved(plan: Plan, pid: int) -> None:
+    from runtime import systemd_scope
+
+    assert plan.scope is not None
+    systemd_scope.attach(plan.scope, pid)
 
 
 def _record_pid(entry: Record, pid: int) -> None:

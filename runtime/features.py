@@ -42,7 +42,7 @@ def report() -> dict[str, Any]:
         "linux": {
             "namespaces": sorted(parse.NAMESPACE_KINDS),
             "capabilities": list(capabilities.NAMES[:known]),
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
+            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": True, "rdma": True},
             "seccomp": {
                 "enabled": True,
                 "actions": list(parse.ACTIONS),

@@ -66,7 +66,7 @@ def explain_limit(controller: str, error: OSError) -> str:
 
 def set_device_filter(plan: Plan, group: Group) -> None:
     """What devices the container may use; left out where we lack the right to say so."""
-    if plan.options.rootless or not plan.device_rules:
+    if plan.options.rootless or plan.moved_by_systemd or not plan.device_rules:
         return
     load_device_rules(group, plan.device_rules, v2=plan.cgroup_v2)
 
@@ -98,7 +98,8 @@ def clone_init(plan: Plan, launch: init.Launch, *, sibling: bool) -> tuple[int, 
     if launch.seed >= 0 and not container.fits_seed(plan):
         launch.seed = -1
     parent, child = handshake.pair()
-    cgroup_fd = launch.group.open_unified() if launch.group is not None else -1
+    born_there = launch.group is not None and not plan.moved_by_systemd
+    cgroup_fd = launch.group.open_unified() if launch.group is not None and born_there else -1
     family = lib.CLONE_PARENT if sibling else 0
     launch.foreign += (cgroup_fd,) if cgroup_fd >= 0 else ()
     for kind, path in plan.namespaces.joined:
@@ -289,6 +290,7 @@ def bring_up(plan: Plan, pid: int, channel: ParentEnd, state: Callable[[int, str
     started = processes.start_time(pid)
     if "user" in plan.namespaces.new:
         write_mappings(plan, pid)
+    if "user" in plan.namespaces.new or plan.moved_by_systemd:
         channel.say(handshake.MAPPED)
     if init.needs_parent_between(plan):
         channel.expect(handshake.NAMESPACES)

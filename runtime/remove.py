@@ -47,6 +47,10 @@ def _kill_init(entry: Record) -> None:
 def remove(entry: Record, *, run_hooks: bool) -> None:
     """Leave nothing of the container: processes, groups, hooks run, record; each line is a no-op once done."""
     kill_everything(entry)
+    if entry.systemd_unit:
+        from runtime.linux import systemd
+
+        systemd.end(entry.systemd_unit)
     if entry.cgroup_paths:
         cgroup.Group(entry.cgroup_paths, v2=entry.cgroup_v2).remove()
         cgroup.remove_if_empty(list(reversed(entry.cgroup_made)))

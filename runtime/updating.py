@@ -26,6 +26,10 @@ def update(entry: Record, group: Group, raw: Any) -> None:
     except SpecError as error:
         raise RuntimeFailure(str(error)) from None
     _check_memory(group, resources, v2=entry.cgroup_v2)
+    if entry.systemd_unit:
+        from runtime import systemd_scope
+
+        systemd_scope.change(entry.systemd_unit, writes, v2=entry.cgroup_v2)
     for write in _ordered(group, writes):
         try:
             write.apply(group)

@@ -31,8 +31,7 @@ def request_from(settings: Options, options: Options) -> CreateRequest:
     request.console_socket = options.value("--console-socket")
     request.pid_file = options.value("--pid-file")
     request.pidfd_socket = options.value("--pidfd-socket")
-    if meaning.systemd_cgroup(settings):
-        raise UsageError("the systemd cgroup driver is not supported yet; leave out --systemd-cgroup (cgroupfs works)")
+    request.systemd_cgroup = meaning.systemd_cgroup(settings)
     request.use_cgroups = meaning.uses_cgroups(settings)
     request.options = CreateOptions(
         no_pivot=options.flag("--no-pivot"),

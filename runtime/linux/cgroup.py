@@ -399,7 +399,7 @@ def _make_directories(mount: str, path: str, *, cpuset: bool, v2: bool) -> list[
     here = mount
     for part in path[len(mount) + 1 :].split("/"):
         if v2:
-            _delegate_controllers(here)
+            delegate_controllers(here)
         parent, here = here, f"{here}/{part}"
         try:
             os.mkdir(here, 0o755)
@@ -415,7 +415,7 @@ def _make_directories(mount: str, path: str, *, cpuset: bool, v2: bool) -> list[
     return made
 
 
-def _delegate_controllers(directory: str) -> None:
+def delegate_controllers(directory: str) -> None:
     """Give every controller of a v2 group to its children; those that cannot be given are left out one by one."""
     offered = set((read(f"{directory}/cgroup.controllers") or "").split())
     missing = offered - set((read(f"{directory}/cgroup.subtree_control") or "").split())

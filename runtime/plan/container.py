@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from runtime.plan.confine import CapabilitySets
     from runtime.plan.limits import CgroupWrite
+    from runtime.plan.scope import Scope
     from runtime.spec.model import Config, Hook, Hooks, IDMapping, Linux, MemoryPolicy, Mount, Process, Seccomp
 
 SPEC_NAMES = {"net": "network", "mnt": "mount"}
@@ -99,11 +100,17 @@ class Plan(Frozen):
     capabilities: CapabilitySets | None
     hooks: Hooks
     warnings: tuple[str, ...]
+    scope: Scope | None = None
 
     @property
     def userns(self) -> bool:
         """Whether the container lives in a user namespace of its own or joined."""
         return "user" in self.namespaces.new or any(kind == "user" for kind, _ in self.namespaces.joined)
+
+    @property
+    def moved_by_systemd(self) -> bool:
+        """A user may not move processes out of his session himself: his manager has it done, and the init waits."""
+        return self.scope is not None and self.scope.user
 
     def all_hooks(self) -> list[tuple[str, Hook]]:
         """Every hook with the point at which it runs."""
@@ -127,6 +134,7 @@ def build(
     host: HostFacts,
     options: CreateOptions,
     cgroup_paths: Mapping[str, str],
+    scope: Scope | None = None,
 ) -> Plan:
     """Plan a container. Raises SpecError for what cannot be; makes and changes nothing."""
     linux = config.linux
@@ -142,11 +150,6 @@ def build(
         config.mounts, bundle=bundle, cgroup=view, mount_label=label, user_mappings=mappings
     )
     process_steps, confinement, sets, warnings = _plan_process(config, host, userns=userns)
-    nodes = tuple(
-        DeviceRule(allow=True, kind="b" if d.kind == "b" else "c", major=d.major, minor=d.minor, access="rwm")
-        for d in linux.devices
-        if d.kind != "p" and owns_dev(config)
-    )
     return Plan(
         id=container_id,
         bundle=bundle,
@@ -157,7 +160,7 @@ def build(
         cgroup_paths=cgroup_paths,
         cgroup_v2=host.cgroup_v2,
         limits=tuple(limits.plan(linux.resources, v2=host.cgroup_v2)),
-        device_rules=device_filter.rules(linux.resources.devices, nodes),
+        device_rules=device_rules(config),
         bind_root=root.bind,
         mounts=tuple(mounts),
         furnish=root.after_mounts,
@@ -170,7 +173,18 @@ def build(
         capabilities=sets,
         hooks=config.hooks,
         warnings=(*warnings, *label_warnings),
+        scope=scope,
     )
+
+
+def device_rules(config: Config) -> tuple[DeviceRule, ...]:
+    """What devices the container may use: as asked, and the nodes that it gets."""
+    nodes = tuple(
+        DeviceRule(allow=True, kind="b" if d.kind == "b" else "c", major=d.major, minor=d.minor, access="rwm")
+        for d in config.linux.devices
+        if d.kind != "p" and owns_dev(config)
+    )
+    return device_filter.rules(config.linux.resources.devices, nodes)
 
 
 def filters(seccomp: Seccomp) -> bool:
@@ -335,6 +349,8 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
     spaces = plan.namespaces
     shown = dict.fromkeys(plan.cgroup_paths.values())
+    if plan.scope is not None:
+        lines += [("cgroup", line) for line in plan.scope.describe()]
     lines += [("cgroup", f"make {path}") for path in shown]
     lines += [("cgroup", step.describe()) for step in plan.limits]
     for rule in plan.device_rules:
