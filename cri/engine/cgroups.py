@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 
 from cri.oci.facts import Node
-from runtime.linux import cgroup
+from runtime import systemd_scope
+from runtime.linux import cgroup, systemd
+from runtime.plan.limits import CgroupWrite
 
 
 class Cgroups:
@@ -39,16 +41,36 @@ class Cgroups:
         return parent or self._node.default_cgroup_parent
 
     def make(self, path: str) -> list[str]:
-        """Create it; returns its directories."""
+        """Create it; returns its directories, none for a scope: systemd makes those around a process (`adopt`)."""
+        if self._node.cgroup_driver == "systemd":
+            return []
         group = self.group(path)
         group.make(self.layout)
         return group.directories()
+
+    def tell_systemd(self, path: str, writes: list[CgroupWrite]) -> None:
+        """What its next reload would otherwise undo."""
+        if self._node.cgroup_driver == "systemd":
+            systemd_scope.change(path.rpartition("/")[2], writes, v2=self.layout.v2)
+
+    def adopt(self, path: str, pid: int) -> None:
+        """Have systemd make the scope of a process that is there already; nothing to do where we make cgroups."""
+        if self._node.cgroup_driver != "systemd":
+            return
+        parent, _, unit = path.rpartition("/")
+        described = ("Description", "s", f"ketch pod {unit.removesuffix('.scope')}")
+        flags = [("Delegate", "b", True), ("DefaultDependencies", "b", False)]
+        with systemd.Manager(user=False) as manager:
+            slice_name = parent.rpartition("/")[2] or "-.slice"
+            manager.start_scope(unit, [pid], [described, ("Slice", "s", slice_name), *flags])
 
     def remove(self, path: str) -> None:
         """Kill whoever is in it and remove it; a no-op when it is gone."""
         group = self.group(path)
         if group.exists():
             group.kill_and_wait()
+            if self._node.cgroup_driver == "systemd":
+                systemd.end(path.rpartition("/")[2])
             group.remove()
         if os.path.dirname(path) == self._node.default_cgroup_parent:
             # Made by us on the way, and by nobody else: the last one out removes it.

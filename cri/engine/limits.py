@@ -43,6 +43,7 @@ def update(context: Context, identity: str, new: Resources) -> None:
         except (Refused, SpecError) as e:
             raise BadRequest(str(e)) from None
         if record.phase == ContainerPhase.STARTED:
+            context.cgroups.tell_systemd(record.cgroups_path, writes)
             apply(context.cgroups.group(record.cgroups_path), writes, record.id)
         else:
             rewrite(context, record.id, section)

@@ -129,7 +129,9 @@ def pin(context: Context, record: PodRecord) -> PodRecord:
     )
     if pinned.reaper is None:
         return record
-    return update(context, record, reaper_pid=pinned.reaper.pid, reaper_start_time=pinned.reaper.start_time)
+    record = update(context, record, reaper_pid=pinned.reaper.pid, reaper_start_time=pinned.reaper.start_time)
+    context.cgroups.adopt(record.reaper_cgroup, pinned.reaper.pid)
+    return record
 
 
 def update(context: Context, record: PodRecord, **changes: object) -> PodRecord:
