@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from cri.engine import errors, patience, phases
@@ -16,6 +15,7 @@ from cri.images import errors as image_errors
 from cri.oci.facts import Refused
 from cri.rpc.status import Code, Failed
 from runtime.keep import client as keep
+from runtime.linux.quick_dataclasses import dataclass, field
 
 log = logging.getLogger(__name__)
 

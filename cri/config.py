@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: RUF009, FBT003 - key() makes a dataclass field; its first argument is the default
+# ruff: noqa: FBT003 - key() makes a dataclass field; its first argument is the default
 """The configuration: every key with its default and its meaning, read from TOML, unknown keys refused by name."""
 
 from __future__ import annotations
 
-import dataclasses
-import tomllib
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from runtime.linux.quick_dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 
 DEFAULT_PATH = "/etc/ketch/config.toml"
 
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 
 class BadConfig(ValueError):
@@ -106,12 +107,16 @@ class Config:
 def load(path: str, *, required: bool = False) -> Config:
     """The file's configuration; all defaults where there is no file and none was asked for by name."""
     try:
-        with open(path, "rb") as file:
-            return parse(tomllib.load(file), path)
+        file = open(path, "rb")  # noqa: SIM115 - closed below; tomllib is not imported where there is no file
     except FileNotFoundError:
         if required:
             raise BadConfig(f"{path}: no such file (ketch-cri config default prints one)") from None
         return Config()
+    import tomllib
+
+    try:
+        with file:
+            return parse(tomllib.load(file), path)
     except tomllib.TOMLDecodeError as e:
         raise BadConfig(f"{path}: not TOML: {e}") from None
 
@@ -150,7 +155,9 @@ def inconsistent(config: Config) -> list[str]:
 def _table(kind: type[T], data: Any, where: str, at: str) -> T:
     if not isinstance(data, dict):
         raise BadConfig(f"{where}: {at.rstrip('.')}: expected a table")
-    hints = get_type_hints(kind)
+    from typing import Any, get_type_hints
+
+    hints = get_type_hints(kind, localns={"Any": Any})
     for name in data:
         if name not in hints:
             known = ", ".join(sorted(hints))
@@ -159,8 +166,10 @@ def _table(kind: type[T], data: Any, where: str, at: str) -> T:
 
 
 def _value(kind: Any, value: Any, where: str, at: str) -> Any:
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+    if is_dataclass(kind) and isinstance(kind, type):
         return _table(kind, value, where, f"{at}.")
+    from typing import get_args, get_origin
+
     origin = get_origin(kind)
     if origin is dict:
         if not isinstance(value, dict):
@@ -187,9 +196,9 @@ def dump(config: Config, *, documented: bool = False) -> str:
 
 def _dump_table(table: Any, path: list[str], lines: list[str], *, documented: bool) -> None:
     subtables = []
-    for entry in dataclasses.fields(table):
+    for entry in fields(table):
         value = getattr(table, entry.name)
-        if dataclasses.is_dataclass(value) or isinstance(value, dict):
+        if is_dataclass(value) or isinstance(value, dict):
             subtables.append((entry, value))
             continue
         if documented:
@@ -198,9 +207,7 @@ def _dump_table(table: Any, path: list[str], lines: list[str], *, documented: bo
     for entry, value in subtables:
         if documented and isinstance(value, dict):
             lines += ["", f"# [{'.'.join([*path, entry.name])}.NAME]  {entry.metadata['doc']}"]
-            lines += [
-                f"#   {f.name} = {_toml(_default(f))}  # {f.metadata['doc']}" for f in dataclasses.fields(Handler)
-            ]
+            lines += [f"#   {f.name} = {_toml(_default(f))}  # {f.metadata['doc']}" for f in fields(Handler)]
         tables = value.items() if isinstance(value, dict) else [("", value)]
         for name, inner in tables:
             inside = [*path, entry.name] + ([name] if name else [])
@@ -208,8 +215,8 @@ def _dump_table(table: Any, path: list[str], lines: list[str], *, documented: bo
             _dump_table(inner, inside, lines, documented=documented)
 
 
-def _default(entry: dataclasses.Field[Any]) -> Any:
-    return entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+def _default(entry: Field[Any]) -> Any:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
 def _toml(value: Any) -> str:
@@ -226,14 +233,14 @@ def reloadable(old: Config, new: Config) -> tuple[Config, list[str]]:
     """The old configuration with what SIGHUP may change taken from the new one; and what else differs."""
     kept: list[str] = []
     sections: dict[str, Any] = {}
-    for section in dataclasses.fields(Config):
+    for section in fields(Config):
         before, after = getattr(old, section.name), getattr(new, section.name)
         changes = {}
-        for entry in dataclasses.fields(before):
+        for entry in fields(before):
             if getattr(before, entry.name) != getattr(after, entry.name):
                 if entry.metadata["reload"]:
                     changes[entry.name] = getattr(after, entry.name)
                 else:
                     kept.append(f"{section.name}.{entry.name}")
-        sections[section.name] = dataclasses.replace(before, **changes)
+        sections[section.name] = replace(before, **changes)
     return Config(**sections), kept

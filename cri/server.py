@@ -12,7 +12,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, MutableMapping
-from dataclasses import replace
 from typing import Any, NoReturn
 
 from cri import config as configuration
@@ -35,6 +34,7 @@ from cri.streaming.server import StreamingServer, TlsFiles
 from proto import cri_pb2 as pb
 from runtime.keep.client import KeepError
 from runtime.linux import durable, tracebacks
+from runtime.linux.quick_dataclasses import replace
 
 log = logging.getLogger(__name__)
 MESSAGE_BYTES = 16 << 20

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cached results, in libcni's place and format: another runtime can take the node over, and we can from another."""
 
+from __future__ import annotations
+
 import base64
 import os
-from dataclasses import dataclass
-from typing import Any
 
 from runtime.linux import durable, json_text
+from runtime.linux.quick_dataclasses import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 CACHE_DIRECTORY = "/var/lib/cni"
 _KIND = "cniCacheV1"

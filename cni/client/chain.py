@@ -7,15 +7,21 @@ DEL    p3 -> p2 -> p1, each with the cached result -> forget
 GC     DEL of every cached attachment that is not valid, then GC of every plugin
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+
+from runtime.linux.quick_dataclasses import dataclass, field
 
 from .. import delegate, versions
 from ..errors import INVALID_CONFIG, PLUGIN, CniError
 from ..results import Result
 from .cache import CACHE_DIRECTORY, Cache, Cached
 from .networks import Configuration, load_directory, parse, plugin_config
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PLUGIN_PATH = "/opt/cni/bin"
 _FOREIGN_SECONDS = 120.0
@@ -46,7 +52,7 @@ class Options:
     foreign_timeout_seconds: float = _FOREIGN_SECONDS
 
 
-def load(conf_dir: str, options: Options | None = None) -> "list[Network]":
+def load(conf_dir: str, options: Options | None = None) -> list[Network]:
     """The networks of a directory, in the order of their files; the first is what a runtime uses by default."""
     options = options or Options()
     return [Network(configuration, options) for configuration in load_directory(conf_dir)]

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks that a configuration directory describes, read as libcni reads it."""
 
+from __future__ import annotations
+
 import os
-from dataclasses import dataclass
-from typing import Any
 
 from runtime.linux import json_text
+from runtime.linux.quick_dataclasses import dataclass
 
 from .. import versions
 from ..call import is_name
 from ..errors import DECODING_FAILURE, INCOMPATIBLE_VERSION, INVALID_CONFIG, IO_FAILURE, CniError, bad_config
 from ..fields import Fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _SUFFIXES = (".conf", ".conflist", ".json")
 

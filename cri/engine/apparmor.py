@@ -8,7 +8,6 @@ critest's nine specs: `make conformance SUITE="critest --focus AppArmor"`.
 from __future__ import annotations
 
 import os
-import subprocess
 
 from cri.engine.errors import BadRequest, Failed
 from cri.engine.request import Profile, ProfileKind
@@ -30,6 +29,8 @@ def loaded(name: str) -> bool:
 
 def load_default() -> None:
     """Compile our own profile and give it to the kernel, also over an older text of it."""
+    import subprocess
+
     source = apparmor_default.text(pinned=os.path.exists(apparmor_default.ABI))
     # --replace is right for a name that is not loaded yet too; the cache could hold another version's text.
     command = ["apparmor_parser", "--replace", "--skip-cache", "--quiet"]

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, TypeVar
 
 from cri.engine.errors import AlreadyExists, NotFound, WrongState
 from cri.engine.records import ContainerPhase, ContainerRecord, PodPhase, PodRecord
+from runtime.linux.quick_dataclasses import dataclass, replace
 
-R = TypeVar("R", PodRecord, ContainerRecord)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    R = TypeVar("R", PodRecord, ContainerRecord)
 
 
 class State(StrEnum):

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-from dataclasses import replace
 
 from cri.engine import apparmor, relabel
 from cri.engine.context import Context
@@ -22,6 +21,7 @@ from cri.oci.config import config
 from cri.oci.facts import BoundMount, ContainerFacts, Device, ImageDefaults, PodPlace, Refused
 from cri.oci.resources import cgroups_path
 from runtime.linux import beneath, mountinfo
+from runtime.linux.quick_dataclasses import replace
 
 
 def find_image(context: Context, name: str) -> Image:

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import types
 from enum import StrEnum
-from functools import cache
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-T = TypeVar("T")
+from runtime.linux.quick_dataclasses import MISSING, Field, fields, is_dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+_hints_of: dict[type, dict[str, Any]] = {}
 
 
 class BadRecord(ValueError):
@@ -18,10 +21,10 @@ class BadRecord(ValueError):
 
 def plain(value: Any) -> Any:
     """What json can write; fields at their defaults are left out, so a record stays readable."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if is_dataclass(value) and not isinstance(value, type):
         return {
             entry.name: plain(held)
-            for entry in dataclasses.fields(value)
+            for entry in fields(value)
             if (held := getattr(value, entry.name)) != _default(entry)
         }
     if isinstance(value, (tuple, list)):
@@ -31,22 +34,27 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _default(entry: dataclasses.Field[Any]) -> Any:
-    if entry.default is not dataclasses.MISSING:
+def _default(entry: Field[Any]) -> Any:
+    if entry.default is not MISSING:
         return entry.default
-    return entry.default_factory() if entry.default_factory is not dataclasses.MISSING else dataclasses.MISSING
+    return entry.default_factory() if entry.default_factory is not MISSING else MISSING
 
 
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a class's fields. typing is imported by who reads records, not by who writes a first one."""
+    found = _hints_of.get(kind)
+    if found is None:
+        from typing import Any, get_type_hints
+
+        found = _hints_of[kind] = get_type_hints(kind, localns={"Any": Any})
+    return found
 
 
 def load(kind: type[T], data: Any) -> T:
     """The type's object; unknown keys are ignored (a newer version wrote them), missing ones have their default."""
     if not isinstance(data, dict):
         raise BadRecord(f"{kind.__name__}: expected an object, got {type(data).__name__}")
-    hints = _hints(cast(Any, kind))
+    hints = _hints(kind)
     try:
         return kind(**{name: _load(hints[name], data[name]) for name in hints if name in data})
     except (TypeError, ValueError, KeyError) as e:
@@ -54,6 +62,9 @@ def load(kind: type[T], data: Any) -> T:
 
 
 def _load(kind: Any, value: Any) -> Any:
+    import types
+    from typing import Union, get_args, get_origin
+
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         return None if value is None else _load(next(a for a in get_args(kind) if a is not type(None)), value)
@@ -64,7 +75,7 @@ def _load(kind: Any, value: Any) -> Any:
         return tuple(_load(each, entry) for each, entry in zip(inner, value, strict=True))
     if origin is dict:
         return {name: _load(get_args(kind)[1], entry) for name, entry in value.items()}
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         return load(kind, value)
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return kind(value)

@@ -9,7 +9,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from typing import Any
 
 from cri.engine import bundle, handlers, patience, runners, validate
 from cri.engine.book import Ended, State, changed
@@ -21,6 +20,10 @@ from cri.engine.records import ContainerPhase, ContainerRecord, PodPhase, PodRec
 from cri.engine.request import ContainerRequest
 from runtime.keep import client as keep
 from runtime.linux import durable, mounts, processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 KILLED = 137
 

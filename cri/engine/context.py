@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 
 from cri.config import Config
 from cri.engine.book import Book
@@ -17,6 +16,7 @@ from cri.engine.watch import Watch
 from cri.images.store import ImageStore
 from cri.oci.facts import Node
 from runtime.keep.client import Client
+from runtime.linux.quick_dataclasses import dataclass, field
 
 
 @dataclass(slots=True)

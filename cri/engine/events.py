@@ -6,8 +6,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from runtime.linux.quick_dataclasses import dataclass, field
 
 LIMIT = 4096
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from cri.engine import container, patience
 from cri.engine.book import State
 from cri.engine.context import Context
@@ -15,6 +13,10 @@ from cri.engine.request import ExecRequest
 from cri.oci import users
 from cri.oci.facts import Refused
 from runtime.keep import client as keep
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def running(context: Context, identity: str) -> ContainerRecord:
@@ -51,9 +53,9 @@ def process(context: Context, record: ContainerRecord, request: ExecRequest) -> 
 def user_of(record: ContainerRecord, text: str) -> dict[str, Any]:
     """`user[:group]` looked up in the container as it is now."""
     import os
-    from dataclasses import replace
 
     from cri.engine.bundle import text_of
+    from runtime.linux.quick_dataclasses import replace
 
     root = os.open(f"/proc/{record.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import fnmatch
-import shutil
-from dataclasses import dataclass
 
 from cri.config import Config, Handler
 from cri.engine.errors import BadRequest
+from runtime.linux.quick_dataclasses import dataclass
 
 OURS = ("ketch",)
 
@@ -27,7 +26,9 @@ def find(config: Config, name: str) -> Runner:
     wanted = name or config.runtime.default_handler
     settings = config.runtime.handlers.get(wanted)
     if settings is not None:
-        if settings.command and shutil.which(settings.command[0]) is None:
+        from shutil import which
+
+        if settings.command and which(settings.command[0]) is None:
             raise BadRequest(f"runtime_handler {wanted!r}: {settings.command[0]} is not installed on this node")
         return Runner(wanted, tuple(settings.command), settings)
     if not wanted or wanted in OURS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import json
-from dataclasses import fields, replace
 
 from cri.engine import container
 from cri.engine.book import State
@@ -17,6 +16,7 @@ from cri.engine.sandbox import update as update_pod_record
 from cri.oci import resources as oci
 from cri.oci.facts import Refused
 from runtime.linux.cgroup import Group
+from runtime.linux.quick_dataclasses import fields, replace
 from runtime.plan import limits
 from runtime.spec import parse
 from runtime.spec.reader import Object, SpecError

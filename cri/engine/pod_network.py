@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from typing import Any
 
 from cni.client import Attachment, CniError, Directory, Network, Options, parse
 from cni.client.cache import Cache
@@ -16,6 +15,10 @@ from cri.engine.book import changed
 from cri.engine.errors import BadRequest, Failed
 from cri.engine.records import PodRecord
 from cri.engine.request import PodRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 IFNAME = "eth0"
 

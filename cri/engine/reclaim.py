@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 
 from cri.images.errors import ImageError
 from cri.images.store import ImageStore
-
-log = logging.getLogger(__name__)
 
 
 class Reclaim:
@@ -45,4 +42,6 @@ class Reclaim:
         try:
             self._images.release(key)
         except (ImageError, OSError) as e:
-            log.warning("writable layer %s: %s; the next start tries again", key, e)
+            from logging import getLogger
+
+            getLogger(__name__).warning("writable layer %s: %s; the next start tries again", key, e)

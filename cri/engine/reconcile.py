@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from cri.engine.records import ContainerPhase, PodPhase
+from runtime.linux.quick_dataclasses import dataclass
 
 
 class PodVerdict(StrEnum):

@@ -11,16 +11,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
 
 from cri.engine import codec
 from cri.engine.request import ContainerRequest, IdRange, PodRequest
 from runtime.linux import beneath, durable
+from runtime.linux.quick_dataclasses import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    T = TypeVar("T", bound="PodRecord | ContainerRecord")
 
 VERSION = 1
-T = TypeVar("T", bound="PodRecord | ContainerRecord")
 
 
 class PodPhase(StrEnum):

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from runtime.linux.quick_dataclasses import dataclass, field
 
 
 class Mode(StrEnum):

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
-
 from cri.engine.context import Context
 from cri.engine.errors import Failed
 from cri.engine.records import ContainerRecord
@@ -34,6 +32,8 @@ def delete_native(context: Context, record: ContainerRecord) -> None:
 
 def delete_foreign(record: ContainerRecord) -> None:
     """delete --force of an unknown container is no error for runc and crun; others say so in their own words."""
+    import subprocess
+
     command = [*record.handler, "delete", "--force", record.id]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=DELETE_SECONDS, check=False)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from dataclasses import dataclass
 
 from cri.engine import usage
 from cri.engine.book import State
@@ -14,6 +13,7 @@ from cri.engine.context import Context
 from cri.engine.records import ContainerRecord, PodRecord
 from cri.images.errors import ImageError
 from cri.images.model import FsUsage
+from runtime.linux.quick_dataclasses import dataclass
 
 LAYER_SECONDS = 10.0
 RATE_NS = 500_000_000  # two looks closer than this say nothing about a rate

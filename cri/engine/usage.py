@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
 
 from runtime.linux import cgroup
+from runtime.linux.quick_dataclasses import dataclass, field
 
 UNLIMITED = 1 << 62  # v1 shows `no limit` as the largest multiple of the page size
 USER_HZ = os.sysconf("SC_CLK_TCK")

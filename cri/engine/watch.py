@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import select
@@ -12,7 +11,6 @@ from collections.abc import Callable
 
 from runtime.linux import processes
 
-log = logging.getLogger(__name__)
 # A keeper writes the exit file within milliseconds of the end; after this time nobody will.
 EXIT_FILE_SECONDS = 10.0
 
@@ -67,4 +65,6 @@ class Watch:
             try:
                 self._ended(identity)
             except Exception:
-                log.exception("container %s: its end could not be noted", identity)
+                from logging import getLogger
+
+                getLogger(__name__).exception("container %s: its end could not be noted", identity)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
 
 from runtime.linux import beneath
+from runtime.linux.quick_dataclasses import dataclass, field
 
 _ENOENT = "no such file or directory"
 Cause = tuple[str, str, str]  # a word for scripts, the sentence, what to try

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from tempfile import TemporaryDirectory
 
 from cri.hand.errors import REFUSED, HandError, UsageError, suggestion
 from cri.hand.grammar import Arguments
@@ -336,6 +335,8 @@ def save(arguments: Arguments, places: Places) -> int:
     try:
         for name in arguments.words:
             _find(store, name)
+        from tempfile import TemporaryDirectory
+
         with TemporaryDirectory(prefix="ketch-save-") as folder:
             path = target or f"{folder}/archive.tar"
             store.export(arguments.words, path, form="docker-archive")
@@ -363,6 +364,8 @@ def load(arguments: Arguments, places: Places) -> int:
         raise UsageError("load: no archive on stdin", hint="-i FILE, or redirect the input")
     store = store_of(places)
     try:
+        from tempfile import TemporaryDirectory
+
         with TemporaryDirectory(prefix="ketch-load-") as folder:
             if not source:
                 source = f"{folder}/archive.tar"
@@ -391,6 +394,8 @@ def import_(arguments: Arguments, places: Places) -> int:
         if os.path.isdir(source):
             print(store.build_from_directory(source, name, config=config))
             return 0
+        from tempfile import TemporaryDirectory
+
         with TemporaryDirectory(prefix="ketch-import-") as folder:
             _untar_into(folder, source)
             print(store.build_from_directory(folder, name, config=config))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from cri.engine import execute
 from cri.engine.errors import EngineError
@@ -14,6 +13,7 @@ from cri.hand.errors import REFUSED, HandError
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
 from cri.hand.room import Room, need_root
+from runtime.linux.quick_dataclasses import replace
 
 
 def _running(places: Places, word: str) -> look.Seen:

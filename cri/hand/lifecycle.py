@@ -130,9 +130,8 @@ def wait(arguments: Arguments, places: Places) -> int:
 
 
 def rename(arguments: Arguments, places: Places) -> int:
-    from dataclasses import replace
-
     from cri.engine import sandbox
+    from runtime.linux.quick_dataclasses import replace
 
     need_root()
     new = options.object_name("rename", arguments.words[1])

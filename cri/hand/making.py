@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-from dataclasses import dataclass, field, replace
 
 from cri.engine.request import (
     ContainerRequest,
@@ -29,6 +28,7 @@ from cri.hand.grammar import Arguments
 from cri.hand.options import Mounted
 from cri.images.model import ImageConfig
 from cri.oci.security import MASKED_PATHS, READONLY_PATHS
+from runtime.linux.quick_dataclasses import dataclass, field, replace
 
 PRIVATE_IDS = IdRange(0, 1 << 20, 65536)
 

@@ -11,7 +11,6 @@ import binascii
 import json
 from base64 import b64decode
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
 from cri.engine.request import (
     ContainerRequest,
@@ -32,6 +31,7 @@ from cri.hand import making, notes
 from cri.hand.options import LEAST_MEMORY, object_name
 from cri.hand.yaml_nodes import ManifestError, Node, documents
 from cri.oci.security import MASKED_PATHS, READONLY_PATHS
+from runtime.linux.quick_dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cri.engine.request import DeviceRequest, PortMapping, Rlimit
 from cri.hand.errors import USAGE, UsageError, suggestion
+from runtime.linux.quick_dataclasses import dataclass
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _PROTOCOLS = ("tcp", "udp", "sctp")

@@ -24,18 +24,17 @@ class Places:
     def config(self) -> Config:
         """The whole configuration with the flags applied."""
         if self._config is None:
-            import dataclasses
-
             from cri import config
+            from runtime.linux.quick_dataclasses import replace
 
             loaded = config.load(self._file or CONFIG, required=bool(self._file))
             state, root = self._given
-            paths = dataclasses.replace(
+            paths = replace(
                 loaded.paths,
                 state=os.path.abspath(state or loaded.paths.state),
                 root=os.path.abspath(root or loaded.paths.root),
             )
-            self._config = dataclasses.replace(loaded, paths=paths)
+            self._config = replace(loaded, paths=paths)
         return self._config
 
     def _has_file(self) -> bool:

@@ -7,11 +7,11 @@ import os
 import stat
 import sys
 import time
-from dataclasses import replace
 
 from cri.hand import look, names, notes
 from cri.hand.errors import HandError, suggestion
 from cri.hand.tables import age, fill_template, print_rows
+from runtime.linux.quick_dataclasses import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

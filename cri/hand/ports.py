@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from cri.engine.request import PodRequest, PortMapping
 from cri.hand import look
 from cri.hand.errors import REFUSED, HandError
 from cri.hand.places import Places
+from runtime.linux.quick_dataclasses import replace
 
 _FIRST, _LAST = 32768, 60999
 

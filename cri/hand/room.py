@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from cri.config import Config
 from cri.engine import container as engine_container
@@ -28,6 +27,7 @@ from cri.hand.places import Places
 from cri.images.store import ImageStore
 from runtime.keep import client as keep
 from runtime.linux import durable
+from runtime.linux.quick_dataclasses import replace
 
 
 def config_of(places: Places, *, shm_bytes: int = 0) -> Config:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 
 from cri.engine import container as engine
 from cri.engine import sandbox
@@ -23,6 +22,7 @@ from cri.hand.room import Room, need_root
 from cri.images.model import Image
 from runtime.keep import client as keep
 from runtime.linux import beneath, copy_up
+from runtime.linux.quick_dataclasses import replace
 
 
 def run(arguments: Arguments, places: Places) -> int:

@@ -10,7 +10,6 @@ import os
 import posixpath
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from cri.images import digest as digests
 from cri.images import inflate, local, tar
@@ -22,9 +21,10 @@ from cri.images.leases import Lease
 from cri.images.manifest import Reader
 from cri.images.model import Descriptor, Event
 from cri.images.parts import Parts, Progress
-from cri.images.pull import build, describe
 from cri.images.reference import parse
 from cri.images.tarwriter import Member, Writer
+from cri.images.trees import build, describe
+from runtime.linux.quick_dataclasses import replace
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 FORMS = ("oci", "oci-archive", "docker-archive")

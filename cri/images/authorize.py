@@ -6,13 +6,13 @@ import re
 import threading
 import time
 from base64 import b64encode
-from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
 
 from cri.images.cancel import Cancellation
 from cri.images.errors import Unauthorized, Unreachable
 from cri.images.model import Credentials
 from cri.images.transport import Server, Tls, Transport
+from runtime.linux.quick_dataclasses import dataclass
 
 _PARAMETER = re.compile(r'([a-zA-Z_]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _CLIENT = "ketch"

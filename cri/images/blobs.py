@@ -204,7 +204,7 @@ class Blobs:
             os.close(fd)
         if len(data) > limit:
             raise Corrupt(f"blob {digest}: longer than the {limit} bytes that such a document may have")
-        if not matches(data, digest):
+        if not digests.matches(data, digest):
             raise Corrupt(f"blob {digest} is damaged", hint="`verify` can fetch it again")
         return data
 
@@ -221,7 +221,7 @@ class Blobs:
     def add(self, data: bytes, digest: str = "") -> str:
         """Store a small blob; returns its digest."""
         digest = digest or digests.of(data)
-        if not matches(data, digest):
+        if not digests.matches(data, digest):
             raise Corrupt(f"blob {digest}: its content has the digest {digests.of(data)}")
         if not self.has(digest, len(data)):
             with failures("cannot store blob", digest):
@@ -278,12 +278,6 @@ class Blobs:
                 for entry in entries:
                     if digests.is_digest(f"{algorithm}:{entry.name}"):
                         yield f"{algorithm}:{entry.name}", entry.stat().st_size
-
-
-def matches(data: bytes, digest: str) -> bool:
-    found = digests.hasher(digest)
-    found.update(data)
-    return found.hexdigest() == digests.split(digest)[1]
 
 
 def _sync(directory: str) -> None:

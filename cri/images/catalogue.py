@@ -10,7 +10,6 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
 
 from cri.images import digest as digests
 from cri.images import reference as references
@@ -18,6 +17,7 @@ from cri.images.errors import BadReference
 from cri.images.layout import Layout, failures
 from cri.images.model import Image, Platform
 from runtime.linux import durable
+from runtime.linux.quick_dataclasses import asdict, dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)

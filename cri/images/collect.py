@@ -6,7 +6,6 @@ looking and moving nothing can become needed; deleting, the slow part, happens a
 """
 
 import os
-import secrets
 import stat
 import time
 
@@ -83,7 +82,7 @@ def _drop_unused(parts: Parts, rootfs: RootfsFolder) -> None:
 
 
 def _aside(parts: Parts, path: str) -> str:
-    target = os.path.join(parts.layout.trash, f"{secrets.token_hex(8)}")
+    target = os.path.join(parts.layout.trash, f"{os.urandom(8).hex()}")
     os.rename(path, target)
     return target
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from cri.images.blobs import Blobs, Partial
 from cri.images.cancel import Cancellation
 from cri.images.errors import Corrupt, RegistryError, Unreachable
-from cri.images.registry import Backoff, Busy, RangeRefused, Repository, passes, read_all
+from cri.images.patience import Backoff
+from cri.images.registry import Busy, RangeRefused, Repository, passes, read_all
 
 _REPORT_SECONDS = 0.1
 _PROGRESS_BYTES = 64 << 10  # an attempt that brought at least this was worth it: the count of tries starts anew

@@ -20,11 +20,11 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from cri.images.errors import ImageError
 from cri.images.transport import Server, Tls
+from runtime.linux.quick_dataclasses import dataclass, field
 
 DOCKER_HUB = {"docker.io": "registry-1.docker.io"}
 _ALL = frozenset(("pull", "resolve", "push"))

@@ -8,17 +8,21 @@ was made until a syncfs(2) has settled it: after a power cut an unsettled layer 
 from its blob, which is on disk for sure.
 """
 
-import hashlib
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
-from cri.images import inflate, overlay, tar, unpack
 from cri.images.cancel import Cancellation
 from cri.images.errors import Corrupt, ImageError
 from cri.images.layout import Layout, failures, wait_lock
 from runtime.linux import beneath, durable, syscalls
+from runtime.linux.quick_dataclasses import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cri.images import unpack
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _DIGITS = 24  # of a name: 96 bits; the full digest is in layer.json and compared
@@ -125,6 +129,8 @@ class Layers:
             upper, work = os.path.join(folder, "fs"), os.path.join(folder, "work")
             os.mkdir(upper, 0o755)
             os.mkdir(work, 0o700)
+            from cri.images import overlay
+
             lowers = list(dict.fromkeys(layer.path for layer in reversed(parents)))  # overlayfs refuses doubles
             copy_root(root_of(parents), upper)
             with overlay.make(lowers, upper, work, scratch=folder) as tree:
@@ -151,6 +157,8 @@ class Layers:
                 done = [self._fill(root, diff_id, read, merged=True, first=False) for diff_id, read in sources]
             finally:
                 os.close(root)
+            from cri.images import unpack
+
             return unpack.Unpacked(sum(d.entries for d in done), sum(d.bytes for d in done), root_given=True)
 
         return self._make(flat_name(chain_id), sources[-1][0], chain_id, "", fill, cancel)
@@ -159,6 +167,10 @@ class Layers:
         self, root: int, diff_id: str, read: Callable[[], bytes], *, merged: bool, first: bool
     ) -> unpack.Unpacked:
         """Unpack and compare: the digest of what was unpacked must be the one that the image's config promises."""
+        import hashlib
+
+        from cri.images import inflate, tar, unpack  # only here: who starts a container of a present image needs none
+
         plain = inflate.plain(read)
         found = hashlib.new(diff_id.partition(":")[0], usedforsecurity=False)
 

@@ -17,7 +17,6 @@ root/
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -74,7 +73,7 @@ class Layout:
 
     def discard(self, path: str) -> None:
         """Take a file or tree out of sight in one step, then delete it; a crash leaves it in the trash."""
-        target = os.path.join(self.trash, secrets.token_hex(8))
+        target = os.path.join(self.trash, os.urandom(8).hex())
         try:
             os.rename(path, target)
         except FileNotFoundError:

@@ -6,7 +6,6 @@ A lease is a file with one name per line, alive as long as its flock is held; a 
 
 import fcntl
 import os
-import secrets
 import threading
 
 from cri.images.layout import Layout, failures
@@ -17,7 +16,7 @@ class Lease:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._path = os.path.join(layout.leases, secrets.token_hex(8))
+        self._path = os.path.join(layout.leases, os.urandom(8).hex())
         self._guard = threading.Lock()
         with failures("cannot note what is needed", layout.leases), layout.adding():
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)

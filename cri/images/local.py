@@ -9,7 +9,6 @@ import os
 import subprocess
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from cri.images import digest as digests
 from cri.images import manifest as manifests
@@ -19,10 +18,11 @@ from cri.images.errors import ImageError, StoreFailed
 from cri.images.leases import Lease
 from cri.images.model import Descriptor, Platform
 from cri.images.parts import Parts
-from cri.images.pull import build, describe
 from cri.images.reference import parse
 from cri.images.tarwriter import Member, Writer, pack
+from cri.images.trees import build, describe
 from runtime.linux import durable
+from runtime.linux.quick_dataclasses import replace
 
 EPOCH = "1970-01-01T00:00:00Z"
 _APPLET_SECONDS = 10.0

@@ -3,12 +3,12 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from cri.images import digest as digests
 from cri.images import platforms
 from cri.images.errors import Corrupt, ImageError, NotFound, Unsupported
 from cri.images.model import Descriptor, ImageConfig, Platform
+from runtime.linux.quick_dataclasses import dataclass
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -2,7 +2,8 @@
 """The nouns of the image store as frozen types: what callers see of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from runtime.linux.quick_dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 
 import errno
 import os
-import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -95,7 +94,7 @@ def _mount_old(lowers: Sequence[str], upperdir: str, workdir: str, options: Sequ
         if len(data) > _MAX_OLD_OPTIONS:
             hint = "Linux 6.5 and later have no such limit"
             raise StoreFailed(f"{len(lowers)} layers are too many for mount(2)", hint=hint)
-        target = os.path.join(scratch, f"old-{secrets.token_hex(6)}")
+        target = os.path.join(scratch, f"old-{os.urandom(6).hex()}")
         os.mkdir(target, 0o700)
         stack.callback(os.rmdir, target)
         syscalls.mount("overlay", target, "overlay", 0 if upperdir else lib.MS_RDONLY, data)
@@ -128,7 +127,7 @@ def _idmapped(path: str, userns: int) -> Tree:
 
 
 def _attach(tree: Tree, scratch: str, stack: ExitStack) -> str:
-    target = os.path.join(scratch, secrets.token_hex(6))
+    target = os.path.join(scratch, os.urandom(6).hex())
     os.mkdir(target, 0o700)
     stack.callback(os.rmdir, target)
     tree.attach(target)
@@ -154,7 +153,7 @@ def usable(root: str, scratch: str) -> bool:
 
 def works(scratch: str) -> bool:
     """Whether overlayfs can stand on this file system (not on some FUSE, NFS or, before 6.x, overlay itself)."""
-    base = os.path.join(scratch, f"probe-{secrets.token_hex(6)}")
+    base = os.path.join(scratch, f"probe-{os.urandom(6).hex()}")
     folders = [os.path.join(base, name) for name in ("lower", "upper", "work")]
     try:
         for folder in folders:

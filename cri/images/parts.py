@@ -1,26 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of one open store, and how its operations report."""
 
-import queue
+from __future__ import annotations
+
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
-from cri.images import credentials as accounts
-from cri.images.authorize import Authorizer
 from cri.images.blobs import Blobs
 from cri.images.cancel import Cancellation
 from cri.images.catalogue import Catalogue, LayerRef
 from cri.images.digest import chain_ids
 from cri.images.errors import RegistryError
-from cri.images.hosts import Host, hosts_for
 from cri.images.layers import Layer, Layers
 from cri.images.layout import Layout
 from cri.images.model import Credentials, Event, Platform
+from cri.images.patience import Backoff, Patience
 from cri.images.reference import Reference
-from cri.images.registry import Backoff, Repository
-from cri.images.transport import Server, Transport
+from runtime.linux.quick_dataclasses import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import queue
+
+    from cri.images.registry import Repository
+    from cri.images.transport import Transport
 
 Progress = Callable[[Event], None]
 _SUBSCRIBER_QUEUE = 1024
@@ -42,6 +46,8 @@ class Bus:
 
     def listen(self) -> Iterator[Event]:
         """Events from now on (from this call, not from the first next)."""
+        import queue
+
         waiting: queue.Queue[Event | None] = queue.Queue(_SUBSCRIBER_QUEUE)
         with self._lock:
             self._queues.append(waiting)
@@ -65,7 +71,9 @@ class Bus:
                 _put(waiting, None)
 
 
-def _put(waiting: "queue.Queue[Event | None]", event: Event | None) -> None:
+def _put(waiting: queue.Queue[Event | None], event: Event | None) -> None:
+    import queue
+
     while True:
         try:
             waiting.put_nowait(event)
@@ -77,6 +85,28 @@ def _put(waiting: "queue.Queue[Event | None]", event: Event | None) -> None:
                 pass
 
 
+class Wires:
+    """Connections to registries. Most commands of people need none, and TLS takes longer to import than they run."""
+
+    def __init__(self, patience: Patience | None) -> None:
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._transport: Transport | None = None
+
+    def transport(self) -> Transport:
+        with self._lock:
+            if self._transport is None:
+                from cri.images.transport import Transport
+
+                self._transport = Transport(self._patience)
+            return self._transport
+
+    def close(self) -> None:
+        with self._lock:
+            if self._transport is not None:
+                self._transport.close()
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What an operation on the store works with."""
@@ -85,10 +115,10 @@ class Parts:
     blobs: Blobs
     layers: Layers
     catalogue: Catalogue
-    transport: Transport
+    wires: Wires
     platform: Platform
     certs_d: tuple[str, ...]
-    auth_files: tuple[str, ...]
+    auth_files: tuple[str, ...] | None  # None: where podman and docker look
     overlay: bool = True  # whether overlayfs can stand on the store's file system
     backoff: Backoff = field(default_factory=Backoff)
     bus: Bus = field(default_factory=Bus)
@@ -101,29 +131,11 @@ class Parts:
         notice: Callable[[RegistryError], None] | None = None,
     ) -> Repository:
         """A client for one repository, with the account that fits."""
-        own = accounts.decode(credentials) if credentials is not None and credentials != Credentials() else None
-        if own is None or not accounts.matches(own, reference.host):
-            own = accounts.find(reference, self.auth_files)
-        known: dict[Server, Authorizer] = {}
+        from cri.images.repositories import open_repository
 
-        def authorizer(host: Host) -> Authorizer:
-            # A mirror is somebody else: the registry's password is not for it, its own entry is.
-            found = known.get(host.server)
-            if found is None:
-                account = own if not host.mirror else accounts.find(_mirror_reference(host), self.auth_files)
-                found = known[host.server] = Authorizer(self.transport, account)
-            return found
-
-        hosts = hosts_for(reference.host, self.certs_d)
-        return Repository(reference, hosts, self.transport, authorizer, cancel, self.backoff, notice)
+        return open_repository(self, reference, credentials, cancel, notice)
 
     def trees(self, layers: Sequence[LayerRef]) -> list[Layer | None]:
         """The unpacked tree of each layer of an image, the lowest first; None where there is none."""
         chain = chain_ids(tuple(layer.diff_id for layer in layers))
         return [self.layers.find(layer.diff_id, chain[i]) for i, layer in enumerate(layers)]
-
-
-def _mirror_reference(host: Host) -> Reference:
-    default = 443 if host.server.scheme == "https" else 80
-    name = host.server.host if host.server.port == default else f"{host.server.host}:{host.server.port}"
-    return Reference(name, "any")

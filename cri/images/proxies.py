@@ -11,10 +11,10 @@ import os
 import socket
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from cri.images.errors import ImageError
+from runtime.linux.quick_dataclasses import dataclass
 
 _MAX_REPLY = 65536
 

@@ -12,9 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
-from cri.images import digest as digests
 from cri.images import manifest as manifests
 from cri.images import unpack
 from cri.images.blobs import Partial, Stopped
@@ -24,11 +22,13 @@ from cri.images.crew import Crew
 from cri.images.digest import chain_ids
 from cri.images.errors import Corrupt, HostileLayer, ImageError, NotFound, RegistryError
 from cri.images.fetch import fetch
-from cri.images.layers import Layer, flat_name
+from cri.images.layers import Layer
 from cri.images.leases import Lease
 from cri.images.model import Credentials, Descriptor, Event, ImageConfig, Platform
 from cri.images.parts import Parts, Progress
 from cri.images.reference import Reference
+from cri.images.trees import blob_reader, build_chained, build_flat, describe, in_layer
+from runtime.linux.quick_dataclasses import replace
 
 DOWNLOADS = 4
 _MAX_NESTED = 4  # an index may name indexes
@@ -228,7 +228,7 @@ class Pull:
     def _download_all(self, turns: "_Turns", crew: Crew) -> None:
         while (slot := turns.next()) is not None:
             crew.stop.check(f"pulling {self._what}")
-            with _in_layer(slot.index, slot.ref):
+            with in_layer(slot.index, slot.ref):
                 self._lease.add(slot.ref.digest)
                 self._fetch(slot.ref.digest, slot.ref.size, slot, crew.stop)
             slot.arrived.set()
@@ -258,7 +258,7 @@ class Pull:
     def _unpack_all(self, turns: "_Turns", later: list[_Slot], refs: Sequence[LayerRef], crew: Crew) -> None:
         unpack.private_umask()
         while (slot := turns.next()) is not None:
-            with _in_layer(slot.index, slot.ref):
+            with in_layer(slot.index, slot.ref):
                 if self._find_tree(slot.index, refs) is not None:
                     continue
                 try:
@@ -281,7 +281,7 @@ class Pull:
                     stop.check(f"pulling {self._what}")
             finally:
                 follower.close()
-        self._unpack_from(slot.ref, _blob_reader(self._parts, slot.ref.digest, stop), first=slot.index == 0, stop=stop)
+        self._unpack_from(slot.ref, blob_reader(self._parts, slot.ref.digest, stop), first=slot.index == 0, stop=stop)
 
     def _unpack_from(self, ref: LayerRef, read: Callable[[], bytes], *, first: bool, stop: Cancellation) -> None:
         self._tell("unpacking", ref.digest, 0, ref.size)
@@ -348,139 +348,9 @@ class _Turns:
             return next(self._slots, None)
 
 
-class _in_layer:
-    """Errors inside say which layer."""
-
-    def __init__(self, index: int, ref: LayerRef) -> None:
-        self._label = f"layer {index + 1} ({ref.digest[:19]})"
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ImageError) and not str(error).startswith("layer "):
-            error.args = (f"{self._label}: {error}",)
-
-
 def _unpackers() -> int:
     return max(1, min(4, len(os.sched_getaffinity(0))))
 
 
-def _blob_reader(parts: Parts, digest: str, stop: Cancellation | None) -> Callable[[], bytes]:
-    pieces = parts.blobs.pieces(digest)
-
-    def read() -> bytes:
-        if stop is not None:
-            stop.check(f"unpacking {digest}")
-        return next(pieces, b"")
-
-    return read
-
-
-def build_chained(parts: Parts, refs: Sequence[LayerRef], lease: Lease, stop: Cancellation | None) -> list[Layer]:
-    """Every tree of an image, the lowest first; those that are missing are made from their blobs."""
-    chain = chain_ids(tuple(ref.diff_id for ref in refs))
-    trees: list[Layer] = []
-    for index, ref in enumerate(refs):
-        tree = parts.layers.find(ref.diff_id, chain[index])
-        if tree is None:
-            with _in_layer(index, ref):
-                tree = _build_one(parts, ref, chain[index], trees, stop)
-        lease.add(tree.name)
-        trees.append(tree)
-    return trees
-
-
-def _build_one(parts: Parts, ref: LayerRef, chain_id: str, below: list[Layer], stop: Cancellation | None) -> Layer:
-    """Alone if that is possible, else on what is below; in a thread with a umask of its own."""
-    made: list[Layer] = []
-
-    def work() -> None:
-        unpack.private_umask()
-        read = _blob_reader(parts, ref.digest, stop)
-        try:
-            made.append(parts.layers.unpack_alone(ref.diff_id, ref.digest, read, first=not below, cancel=stop))
-        except unpack.NeedsParents:
-            read = _blob_reader(parts, ref.digest, stop)
-            made.append(parts.layers.unpack_chained(ref.diff_id, chain_id, ref.digest, read, below, stop))
-
-    crew = Crew("unpack", None, lambda: None)
-    try:
-        crew.start(work, ref.digest[:19])
-        crew.wait(f"unpacking {ref.digest}")
-    finally:
-        crew.close()
-    return made[0]
-
-
-def build(parts: Parts, refs: Sequence[LayerRef], lease: Lease, stop: Cancellation | None) -> list[Layer]:
-    """The trees that a root file system of these layers is made from, as this store's file system allows."""
-    return (build_chained if parts.overlay else build_flat)(parts, refs, lease, stop)
-
-
-def build_flat(parts: Parts, refs: Sequence[LayerRef], lease: Lease, stop: Cancellation | None) -> list[Layer]:
-    """One tree of all layers, where overlayfs cannot stand; made once per image, copied for every container."""
-    if not refs:
-        return []
-    chain_id = chain_ids(tuple(ref.diff_id for ref in refs))[-1]
-    lease.add(flat_name(chain_id))
-    made: list[Layer] = []
-
-    def work() -> None:
-        unpack.private_umask()
-        sources = [(ref.diff_id, _blob_reader(parts, ref.digest, stop)) for ref in refs]
-        made.append(parts.layers.unpack_flat(chain_id, sources, stop))
-
-    crew = Crew("flatten", None, lambda: None)
-    try:
-        crew.start(work, chain_id[:19])
-        crew.wait("unpacking all layers")
-    finally:
-        crew.close()
-    return made
-
-
-def describe(
-    parts: Parts,
-    digest: str,
-    size: int,
-    manifest: manifests.Manifest,
-    config: ImageConfig | None,
-    refs: Sequence[LayerRef],
-    indexes: dict[str, str],
-    *,
-    pinned: bool,
-) -> Record:
-    """The record of an image that is here, without a name yet."""
-    sizes = [tree.bytes for tree in parts.trees(refs) if tree is not None] if config is not None else []
-    return Record(
-        id=manifest.config.digest if config is not None else digest,
-        manifests=(ManifestRef(digest, size, manifest.media_type, manifest.config.size, tuple(refs)),),
-        indexes=indexes,
-        os=config.platform.os if config else "",
-        architecture=config.platform.architecture if config else "",
-        variant=config.platform.variant if config else "",
-        user=config.user if config else "",
-        labels=dict(config.labels) if config else {},
-        pinned=pinned,
-        artifact=config is None,
-        created_at=time.time(),
-        unpacked_size=sum(sizes),
-    )
-
-
 def _with(record: Record, tags: dict[str, str], names: tuple[str, ...], *, pinned: bool) -> Record:
     return replace(record, tags=record.tags | tags, digests=names, pinned=record.pinned or pinned)
-
-
-def need(record: Record | None, name: str) -> Record:
-    """The record, or an error that says what to do."""
-    if record is None:
-        raise NotFound(f"no image {name!r} here", hint="pull it first")
-    return record
-
-
-def digest_of(name: str) -> str:
-    """The digest in a name, '' if it has none."""
-    tail = name.rpartition("@")[2]
-    return tail if digests.is_digest(tail) else ""

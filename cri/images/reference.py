@@ -2,10 +2,10 @@
 """Image names: what people type, made full as docker and containerd do it."""
 
 import re
-from dataclasses import dataclass, replace
 
 from cri.images import digest as digests
 from cri.images.errors import BadReference
+from runtime.linux.quick_dataclasses import dataclass, replace
 
 DEFAULT_HOST = "docker.io"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"

@@ -3,40 +3,25 @@
 
 import http.client
 import json
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TypeVar
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from cri.images import digest as digests
 from cri.images import manifest as manifests
 from cri.images.authorize import Authorizer
-from cri.images.blobs import matches
 from cri.images.cancel import Cancellation
 from cri.images.errors import Cancelled, Corrupt, Missing, RateLimited, RegistryError, Unauthorized, Unreachable
 from cri.images.hosts import Host
+from cri.images.patience import Backoff
 from cri.images.reference import Reference
 from cri.images.transport import NoSuchHost, PlainServer, ProxyRefused, Response, Server, Transport
+from runtime.linux.quick_dataclasses import replace
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 10
 _MAX_ERROR = 64 << 10
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """How often to try again, and how long to wait in between."""
-
-    tries: int = 6
-    first_seconds: float = 0.2
-    longest_seconds: float = 20.0
-
-    def delay(self, attempt: int, asked_seconds: float) -> float:
-        """Exponential with jitter, so that pulls do not come back all at once; at least what the server asks."""
-        grown = min(self.longest_seconds, self.first_seconds * 2.0**attempt)
-        return max(grown * random.uniform(0.5, 1.0), min(asked_seconds, 10 * self.longest_seconds))  # noqa: S311
 
 
 class Busy(RateLimited):
@@ -120,7 +105,7 @@ class Repository:
         def ask(host: Host) -> tuple[bytes, str]:
             with self._send(host, "GET", f"manifests/{tag_or_digest}", "pull", {"Accept": manifests.ACCEPT}) as reply:
                 data = reply.body(manifests.MAX_MANIFEST)
-                if digests.is_digest(tag_or_digest) and not matches(data, tag_or_digest):
+                if digests.is_digest(tag_or_digest) and not digests.matches(data, tag_or_digest):
                     raise Mismatch(f"{host.server}: the manifest {tag_or_digest} has other content")
                 return data, reply.header("Content-Type")
 
@@ -213,7 +198,7 @@ class Repository:
         path = f"manifests/{tag_or_digest}"
         with self._send(self._pusher(), "PUT", path, "pull,push", headers, body=data, ok=(201,)) as reply:
             said = reply.header("Docker-Content-Digest")
-            if said and not matches(data, said):
+            if said and not digests.matches(data, said):
                 raise Corrupt(f"the registry stored another manifest ({said})", hint="a proxy in between rewrites it?")
 
     def retry(self, act: Callable[[], T]) -> T:

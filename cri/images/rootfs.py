@@ -7,21 +7,26 @@ mount   ──► an overlay at the container's root, made detached and attached
 release ──► everything under KEY goes
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-from cri.images import copytree, overlay
+from cri.images import overlay
 from cri.images.errors import ImageError, NotFound, StoreFailed
 from cri.images.layers import Layer, copy_root, root_of
 from cri.images.layout import Layout, failures
 from cri.images.model import IdMapping
 from runtime.linux import beneath, durable, mounts, syscalls
 from runtime.linux._core import lib
+from runtime.linux.quick_dataclasses import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}\Z")
 
@@ -186,6 +191,8 @@ class RootfsFolder:
         if request.volume or request.read_only:
             return
         if layers:
+            from cri.images import copytree
+
             copytree.copy(layers[-1].path, target)
         else:
             os.mkdir(target, 0o755)

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The image store as its users see it: pull, find, mount, remove, and the rest of an image's life."""
 
+from __future__ import annotations
+
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
-from cri.images import archive, credentials, local, overlay, platforms
-from cri.images import collect as collecting
 from cri.images import manifest as manifests
-from cri.images import push as pushing
-from cri.images import verify as verifying
+from cri.images import overlay, platforms
 from cri.images.blobs import Blobs
 from cri.images.cancel import Cancellation
 from cri.images.catalogue import Catalogue, Record
@@ -29,13 +27,16 @@ from cri.images.model import (
     ImageConfig,
     Platform,
 )
-from cri.images.parts import Parts
-from cri.images.pull import Pull, build
+from cri.images.parts import Parts, Wires
+from cri.images.patience import Backoff, Patience
 from cri.images.reference import parse
-from cri.images.registry import Backoff
 from cri.images.rootfs import Request, Rootfs, RootfsFolder
-from cri.images.transport import Patience, Transport
-from cri.images.unpack import Limits
+from cri.images.trees import build
+from runtime.linux.quick_dataclasses import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cri.images.unpack import Limits
 
 __all__ = ["ImageStore", "Progress", "Rootfs"]
 
@@ -73,10 +74,10 @@ class ImageStore:
             Blobs(layout),
             Layers(layout, limits),
             Catalogue(layout),
-            Transport(patience),
+            Wires(patience),
             platforms.normal(platform or platforms.host()),
             tuple(certs_d),
-            tuple(credentials.default_files() if auth_files is None else auth_files),
+            None if auth_files is None else tuple(auth_files),
             overlaid,
             backoff or Backoff(),
         )
@@ -96,6 +97,8 @@ class ImageStore:
         unpack: bool = True,
     ) -> str:
         """Fetch an image and unpack it; returns the image id (`sha256:...` of its config)."""
+        from cri.images.pull import Pull
+
         pull = Pull(
             self._parts,
             parse(reference),
@@ -120,7 +123,9 @@ class ImageStore:
         cancel: Cancellation | None = None,
     ) -> str:
         """Send an image to the registry of `reference` (default: the name itself); returns the manifest's digest."""
-        return pushing.push(
+        from cri.images.push import push
+
+        return push(
             self._parts,
             self._need(image),
             parse(reference or image).with_default_tag(),
@@ -159,6 +164,8 @@ class ImageStore:
 
     def fs_info(self) -> FsUsage:
         """What the store takes on disk: blobs, trees and partial downloads."""
+        from cri.images import collect as collecting
+
         return collecting.usage(self._parts)
 
     def events(self) -> Iterator[Event]:
@@ -172,6 +179,8 @@ class ImageStore:
         if reference.digest:
             raise ImageError(f"{name!r} cannot be given", hint="a digest is not ours to choose")
         record = self._need(image)
+        from cri.images import local
+
         local.name_image(self._parts, record, name, record.manifest.digest)
         self._parts.bus.tell("tagged", record.id, str(reference.with_default_tag()))
 
@@ -303,36 +312,50 @@ class ImageStore:
     def rootfs_usage(self, key: str) -> FsUsage:
         """Bytes and inodes of a container's writable layer, for container stats."""
         total, inodes = self._rootfs.usage(key)
+        from cri.images import collect as collecting
+
         return collecting.stamped(self._parts.layout.root, total, inodes)
 
     # -- archives and local images -------------------------------------------------------------------------------
     def import_(self, path: str, *, name: str = "", progress: Progress | None = None) -> tuple[str, ...]:
         """Take images from an OCI layout (directory or tar) or a `docker save` archive; returns the ids."""
+        from cri.images import archive
+
         ids = archive.take(self._parts, path, name=name, progress=progress)
         self._settle_soon()
         return ids
 
     def export(self, images: Sequence[str], path: str, *, form: str = "oci-archive") -> None:
         """Write images as `oci` (layout directory), `oci-archive` or `docker-archive`."""
+        from cri.images import archive
+
         archive.give(self._parts, [(self._need(image), image) for image in images], path, form=form)
 
     def build_from_directory(self, directory: str, name: str, *, config: Mapping[str, object] | None = None) -> str:
         """Make a one-layer image of a directory tree, reproducibly; returns its id."""
+        from cri.images import local
+
         return local.from_directory(self._parts, directory, name, config)
 
     def build_busybox(self, name: str = "ketch.local/busybox:latest", *, busybox: str = "/bin/busybox") -> str:
         """Make an image of the host's static busybox, reproducibly and without a network; returns its id."""
+        from cri.images import local
+
         return local.from_busybox(self._parts, name, busybox)
 
     # -- care ----------------------------------------------------------------------------------------------------
     def collect(self, *, unused_images: bool = False) -> Collected:
         """Delete what nothing refers to; safe beside pulls and containers. `unused_images`: also nameless ones."""
+        from cri.images import collect as collecting
+
         return collecting.collect(self._parts, self._rootfs, unused_images=unused_images)
 
     def verify(
         self, *, repair: bool = True, progress: Progress | None = None, cancel: Cancellation | None = None
     ) -> tuple[Damage, ...]:
         """Check every blob and layer against its digest; fetch or unpack again what is damaged."""
+        from cri.images import verify as verifying
+
         return verifying.verify(self._parts, repair=repair, progress=progress, cancel=cancel)
 
     def settle(self) -> None:
@@ -353,7 +376,7 @@ class ImageStore:
     def close(self) -> None:
         """End subscriptions and pooled connections."""
         self._parts.bus.close()
-        self._parts.transport.close()
+        self._parts.wires.close()
 
     def _need(self, image: str) -> Record:
         record = self._parts.catalogue.find(image)

@@ -4,7 +4,8 @@
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+from runtime.linux.quick_dataclasses import dataclass, field
 
 BLOCK = 512
 _LARGEST_OCTAL = {7: 8**7 - 1, 11: 8**11 - 1}

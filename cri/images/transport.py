@@ -13,26 +13,17 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import cast
 
 from cri.images.cancel import Cancellation
 from cri.images.errors import Unreachable
+from cri.images.patience import Patience
 from cri.images.proxies import Proxy, Refused, proxy_for, tunnel
+from runtime.linux.quick_dataclasses import dataclass
 
 USER_AGENT = "ketch/0.1"
 _IDLE_LIMIT_SECONDS = 60.0  # a kept connection older than this was probably closed by the other side
 _KEPT_PER_SERVER = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to wait for a server, and how slow it may be."""
-
-    connect_seconds: float = 10.0
-    idle_seconds: float = 30.0
-    window_seconds: float = 30.0
-    least_bytes: int = 4096  # that a transfer must bring in every window
 
 
 @dataclass(frozen=True, slots=True)

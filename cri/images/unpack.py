@@ -15,12 +15,12 @@ its own umask (unshare(CLONE_FS)): open(2) then gives the right mode and no chmo
 import errno
 import os
 import stat
-from dataclasses import dataclass
 
 from cri.images import tar
 from cri.images.errors import Corrupt, HostileLayer, StoreFailed
 from runtime.linux import beneath, syscalls
 from runtime.linux._core import lib
+from runtime.linux.quick_dataclasses import dataclass
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"

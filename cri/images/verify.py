@@ -15,8 +15,8 @@ from cri.images.layers import Layer
 from cri.images.leases import Lease
 from cri.images.model import Damage, Event
 from cri.images.parts import Parts, Progress
-from cri.images.pull import build
 from cri.images.reference import Reference, parse
+from cri.images.trees import build
 from runtime.linux import durable
 
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from cri.engine.request import ContainerRequest
 from cri.oci import mounts, namespaces, resources, security, selinux
 from cri.oci.facts import ContainerFacts, Device, Node, PodPlace
 from cri.oci.process import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # How other CRI runtimes name these facts; VM and sandbox runtimes read them, and so do monitoring tools.
 TYPE = "io.kubernetes.cri.container-type"

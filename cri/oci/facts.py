@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from cri.engine.request import IdRange, PodRequest
+from runtime.linux.quick_dataclasses import dataclass, field
 
 
 class Refused(ValueError):

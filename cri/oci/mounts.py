@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from cri.engine.request import ContainerRequest, IdRange, Mode, MountRequest, Propagation
 from cri.oci.facts import BoundMount, PodPlace, Refused
 from cri.oci.namespaces import of_container
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PROPAGATION = {
     Propagation.PRIVATE: "rprivate",

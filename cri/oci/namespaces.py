@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from cri.engine.request import ContainerRequest, Mode, Namespaces
 from cri.oci.facts import Node, PodPlace, Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def of_container(request: ContainerRequest, pod: PodPlace) -> Namespaces:

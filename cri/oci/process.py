@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from cri.engine.request import ContainerRequest
 from cri.oci import selinux
 from cri.oci.facts import ContainerFacts, ImageDefaults, Node, PodPlace, Refused, User
 from cri.oci.security import capabilities
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

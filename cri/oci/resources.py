@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from cri.engine.request import Resources
 from cri.oci.facts import Device, Node, Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DEVICE_RULES: tuple[dict[str, Any], ...] = ({"allow": False, "access": "rwm"},)
 

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # Allowed to everybody. Families are written together, so that a newcomer's missing sibling shows.
 _ALWAYS = """

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from cri.engine.request import ContainerRequest, Mode, Profile, ProfileKind
 from cri.oci import seccomp_default
 from cri.oci.apparmor_default import NAME as DEFAULT_APPARMOR
 from cri.oci.facts import Node, PodPlace, Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DEFAULT_CAPABILITIES = (
     "CAP_AUDIT_WRITE",

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cri.engine.request import ContainerRequest
 from cri.oci.facts import Refused, User
+from runtime.linux.quick_dataclasses import dataclass
 
 MAX_ID = 2**32 - 2
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from cri.engine import usage
 from cri.engine.stats import ContainerUsage, PodUsage, Stats
 from proto import cri_pb2 as pb
+from runtime.linux.quick_dataclasses import dataclass
 
 BASE = ("pod", "namespace", "container", "id", "image")
 LINK = (*BASE, "interface")

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
 from cri.engine import handlers
 from cri.engine.engine import Engine
 from proto import cri_pb2 as pb
+from runtime.linux.quick_dataclasses import asdict
 
 KUBE_API_VERSION = "0.1.0"
 NAME = "ketch"

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 from typing import Protocol
+
+from runtime.linux.quick_dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from runtime.linux.quick_dataclasses import dataclass
 
 MAX_HEAD_BYTES = 32 * 1024
 

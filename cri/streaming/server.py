@@ -8,13 +8,13 @@ import os
 import socket
 import ssl
 import threading
-from dataclasses import dataclass
 from time import monotonic
 
 from cri.streaming import http, upgrade
 from cri.streaming.backend import AttachRequest, Backend, ExecRequest, PortForwardRequest
 from cri.streaming.link import Link
 from cri.streaming.tokens import Tokens
+from runtime.linux.quick_dataclasses import dataclass
 
 log = logging.getLogger("ketch.streaming")
 

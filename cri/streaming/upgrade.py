@@ -8,14 +8,13 @@ WebSocket   v5, v4, or plain channel.k8s.io, also in base64     SPDY/3.1+portfor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cri.streaming import http, websocket
 from cri.streaming.backend import AttachRequest, Backend, ExecRequest, PortForwardRequest
 from cri.streaming.channels import STDOUT, Channels, SpdyChannels, WebSocketChannels
 from cri.streaming.link import Link, PeerLost, Tunnel
 from cri.streaming.port_forward import PortForward
 from cri.streaming.remote_command import Conversation
+from runtime.linux.quick_dataclasses import dataclass
 
 TUNNEL = "SPDY/3.1+portforward.k8s.io"
 PORT_FORWARD = "portforward.k8s.io"

@@ -6,9 +6,10 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import sha1
 from struct import Struct
+
+from runtime.linux.quick_dataclasses import dataclass
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 NORMAL_CLOSURE, PROTOCOL_ERROR, TOO_BIG, GOING_AWAY = 1000, 1002, 1009, 1001

@@ -5,19 +5,24 @@ Every call opens its own connection, so threads never share one; a call ends whe
 caller (kill -9) ends no container. Descriptors in an answer belong to the caller, who closes them.
 """
 
+from __future__ import annotations
+
 import os
 import selectors
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from types import TracebackType
-from typing import Any, Self
 
 from runtime.keep import places, wire
 from runtime.keep.bring_up import bring_up
 from runtime.linux import processes
+from runtime.linux.quick_dataclasses import asdict, dataclass, field, fields
 from runtime.version import VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Self
 
 
 # KeepError
@@ -267,7 +272,7 @@ class Session:
         self.close()
 
 
-def connect(state_dir: str, *, start: bool = True) -> "Client":
+def connect(state_dir: str, *, start: bool = True) -> Client:
     """A client of the spawner in `state_dir`; with `start` one is started when none answers (or an older version is
     there, which then takes no new work and stays until its last keeper is gone)."""
     client = Client(state_dir, start=start)
@@ -452,14 +457,14 @@ class Client:
         found = places.read_json(places.kept_file(self.state_dir, identity))
         if found is None:
             return None
-        return Kept(**{name: found[name] for name in Kept.__dataclass_fields__})
+        return Kept(**{entry.name: found[entry.name] for entry in fields(Kept)})
 
     def exit(self, identity: str) -> Exit | None:
         """How it ended; None while no exit file is there."""
         found = places.read_json(places.exit_file(self.state_dir, identity))
         if found is None:
             return None
-        return Exit(**{name: found[name] for name in Exit.__dataclass_fields__ if name in found})
+        return Exit(**{entry.name: found[entry.name] for entry in fields(Exit) if entry.name in found})
 
     # connections
 
@@ -501,7 +506,7 @@ _PIPE_HOLDS = 1 << 20  # what the program can have left in a pipe; a child that 
 
 def _fields(request: StartRequest | ExecRequest) -> dict[str, Any]:
     """asdict() would copy every list in it, one string at a time."""
-    return {name: getattr(request, name) for name in request.__dataclass_fields__}
+    return {entry.name: getattr(request, entry.name) for entry in fields(request)}
 
 
 def _checked(answer: dict[str, Any] | None) -> dict[str, Any]:

@@ -11,11 +11,16 @@ state directory/
   containers/ID/exit         how it ended; there last
 """
 
+from __future__ import annotations
+
 import json
 import os
-from typing import Any
 
 from runtime.linux import durable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def spawner_socket(state_dir: str) -> str:

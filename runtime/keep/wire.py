@@ -9,6 +9,8 @@ the list of their numbers. Keepers outlive the installed files, so a newer clien
 are only ever added, an unknown field is ignored, an unknown "op" is answered with kind "refused".
 """
 
+from __future__ import annotations
+
 import array
 import json
 import os
@@ -17,9 +19,12 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from runtime.linux import fdpass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 VERSION = 1
 _HEAD = struct.Struct(">I")
@@ -132,12 +137,12 @@ class Connection:
         message["fds"], self._fds = self._fds[:count], self._fds[count:]
         return message
 
-    def _garbage(self) -> "dict[str, Any] | None":
+    def _garbage(self) -> dict[str, Any] | None:
         self.ended = True
         self._data = b""
         return None
 
-    def __enter__(self) -> "Connection":
+    def __enter__(self) -> Connection:
         return self
 
     def __exit__(self, *_: object) -> None:

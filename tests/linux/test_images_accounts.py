@@ -16,7 +16,7 @@ import pytest
 
 from cri.images.errors import ImageError, Unauthorized, Unreachable
 from cri.images.model import Credentials
-from cri.images.registry import Backoff
+from cri.images.patience import Backoff
 from cri.images.store import ImageStore
 from tests.support import images
 from tests.support.images import layer, member

@@ -24,9 +24,8 @@ from cri.images.errors import (
     StoreFailed,
     Unreachable,
 )
-from cri.images.registry import Backoff
+from cri.images.patience import Backoff, Patience
 from cri.images.store import ImageStore
-from cri.images.transport import Patience
 from tests.support import images, kernel
 from tests.support.images import layer, member
 from tests.support.needs import needs

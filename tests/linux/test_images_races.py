@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cri.images.errors import ImageError, NotFound
-from cri.images.registry import Backoff
+from cri.images.patience import Backoff
 from cri.images.store import ImageStore
 from tests.support import images
 from tests.support.images import layer, member

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine's pure parts: messages become requests, records survive, verdicts are total, names are unique."""
 
-from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -28,6 +27,7 @@ from cri.engine.request import (
 )
 from cri.services import answer, metrics, wire
 from proto import cri_pb2 as pb
+from runtime.linux.quick_dataclasses import replace
 
 POD = PodRequest(name="p", namespace="n", uid="u")
 CONTAINER = ContainerRequest(name="c", image="i")

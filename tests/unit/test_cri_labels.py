@@ -3,7 +3,6 @@
 
 import os
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from shutil import which
 
@@ -14,6 +13,7 @@ from cri.engine.errors import BadRequest
 from cri.engine.request import ContainerRequest, PodRequest, Profile, ProfileKind, SELinux
 from cri.oci import apparmor_default, security, selinux
 from cri.oci.facts import Node, Refused
+from runtime.linux.quick_dataclasses import replace
 
 POD = PodRequest(name="p", namespace="n", uid="u")
 PLAIN = ContainerRequest(name="c", image="i")

@@ -16,9 +16,9 @@ from cri.images import authorize, credentials, hosts, inflate, manifest, platfor
 from cri.images import digest as digests
 from cri.images.errors import BadReference, Corrupt, HostileLayer, ImageError, NotFound, Unsupported
 from cri.images.model import Credentials, Descriptor, Platform
+from cri.images.patience import Backoff
 from cri.images.proxies import is_exempt, proxy_for
 from cri.images.reference import Reference, parse
-from cri.images.registry import Backoff
 
 HEX = "a" * 64
 D = f"sha256:{HEX}"

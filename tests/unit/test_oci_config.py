@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A CRI request becomes a config.json: commands, users, capabilities, mounts, namespaces, limits."""
 
-from dataclasses import replace
-
 import pytest
 
 from cri.engine.request import (
@@ -21,6 +19,7 @@ from cri.engine.request import (
 from cri.oci import mounts, process, resources, security, users
 from cri.oci.config import config
 from cri.oci.facts import BoundMount, ContainerFacts, ImageDefaults, Node, PodPlace, Refused, User
+from runtime.linux.quick_dataclasses import replace
 
 POD = PodPlace(
     id="p",
