@@ -17,7 +17,7 @@ TESTS ?=
 
 VENV := .venv
 PACKAGES := ca-certificates gcc libc6-dev python3-dev python3-venv libseccomp-dev \
-            busybox-static curl iproute2 iptables nftables openssl procps skopeo umoci buildah podman
+            busybox-static curl iproute2 iptables iputils-ping nftables openssl procps skopeo umoci buildah podman
 TOP := $(abspath .)
 GO_WANTED := 1.26
 

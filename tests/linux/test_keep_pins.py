@@ -12,6 +12,7 @@ import pytest
 from runtime.keep import client as keep
 from runtime.linux import mountinfo, mounts, processes
 from tests.linux.test_keep import Node
+from tests.support.needs import needs
 
 
 @pytest.fixture
@@ -74,6 +75,7 @@ def test_pins_show_in_mount_namespaces_that_are_older(node: Node) -> None:
         other.wait()
 
 
+@needs("userns")
 def test_a_user_namespace_owns_the_others(node: Node) -> None:
     mapping = (keep.IdMapping(0, 200000, 65536),)
     wanted = pins("user", "net", "ipc", "uts", "pid")
@@ -141,7 +143,11 @@ def test_it_reaps_what_the_pod_orphans(node: Node) -> None:
         (keep.PinRequest({"uts": "/run/pins/a"}, sysctls={"net.ipv4.ip_forward": "1"}), "shares the node's net"),
         (keep.PinRequest({"net": "/run/pins/a"}, sysctls={"net.no.such": "1"}), "net.no.such"),
         (keep.PinRequest({"mnt": "/run/pins/a"}), "'mnt'"),
-        (keep.PinRequest({"user": "/run/pins/a"}, uid_mappings=(keep.IdMapping(0, 1, 0),)), "uid mapping"),
+        pytest.param(
+            keep.PinRequest({"user": "/run/pins/a"}, uid_mappings=(keep.IdMapping(0, 1, 0),)),
+            "uid mapping",
+            marks=needs("userns"),
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_and_leaves_no_pin(node: Node, request_: keep.PinRequest, says: str) -> None:
@@ -150,6 +156,7 @@ def test_what_cannot_be_is_refused_and_leaves_no_pin(node: Node, request_: keep.
     assert not os.path.isdir("/run/pins") or os.listdir("/run/pins") == []
 
 
+@needs("userns")
 def test_containers_of_a_pod_with_users_or_a_shared_root_start_from_the_hosts_mounts(node: Node) -> None:
     mapping = (keep.IdMapping(0, 200000, 65536),)
     wanted = pins("user", "net", "ipc", "uts", "pid")

@@ -125,7 +125,7 @@ def test_a_neighbour_cannot_look_into_a_waiting_init(box: Runtime, tmp_path: Pat
         "CAP_SYS_CHROOT",
     ]
     process = {
-        "args": ["sh", "-c", "for p in /proc/[0-9]*; do ls $p/root/ $p/fd/ > /dev/null 2>&1 && echo $p; done"],
+        "args": ["sh", "-c", "for p in /proc/[0-9]*; do ls $p/root/ $p/fd/ > /dev/null 2>&1 && echo $p; done; true"],
         "cwd": "/",
         "env": ["PATH=/bin"],
         "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),

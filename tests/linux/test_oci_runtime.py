@@ -14,6 +14,7 @@ import pytest
 
 from runtime.linux import cgroup, fdpass
 from tests.support.containers import Runtime
+from tests.support.needs import needs
 
 
 @pytest.fixture
@@ -255,6 +256,7 @@ def test_a_seccomp_agent_is_given_the_listener(box: Runtime, tmp_path: Path) -> 
     agent.close()
 
 
+@needs("userns")
 def test_a_user_namespace_maps_the_ids(box: Runtime) -> None:
     subprocess.run(["chown", "-R", "100000:100000", str(box.rootfs)], check=True)
     os.chmod(box.root.parent, 0o755)
@@ -454,6 +456,7 @@ def test_a_container_without_a_mount_namespace_leaves_no_mount(box: Runtime) -> 
         assert str(box.rootfs) not in table.read()
 
 
+@needs("userns")
 def test_id_mapped_mounts_show_other_owners(box: Runtime, tmp_path: Path) -> None:
     (tmp_path / "owned").mkdir()
     (tmp_path / "owned/file").write_text("x")
