@@ -145,7 +145,7 @@ def _requirements() -> list[str]:
     project = tomllib.loads((_PROJECT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     wanted = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
-    return [*wanted, *(name for extra in extras.values() for name in extra)]
+    return sorted({*wanted, *(name for extra in extras.values() for name in extra)})
 
 
 def _wheels(suite: str, work: Path) -> Path:

@@ -53,13 +53,26 @@ def _prepared(suite: str) -> image.Image:
     return wanted
 
 
+def _running(name: str) -> machine.Machine | None:
+    """The machine of this name, from whichever image it runs: the tree may want another one by now."""
+    record = image.cache_directory() / "run" / name / "image"
+    if not record.exists():
+        return None
+    directory = image.cache_directory() / record.read_text()
+    found = machine.Machine(image.Image(directory.name.partition("-")[0], directory), name)
+    return found if found.pid is not None else None
+
+
+def _shell(chosen: machine.Machine, words: list[str]) -> int:
+    if words:
+        return machine.ssh(chosen, " ".join(words), check=False).returncode
+    return machine.shell(chosen)
+
+
 def _list() -> None:
     for directory in sorted((image.cache_directory() / "run").glob("*")):
-        for suite in guest.SUITES:
-            found = machine.Machine(image.image(suite), directory.name)
-            if found.pid is not None:
-                print(f"{directory.name}  pid {found.pid}  ssh port {found.file('port').read_text()}")
-                break
+        if (found := _running(directory.name)) is not None:
+            print(f"{directory.name}  pid {found.pid}  ssh port {found.file('port').read_text()}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,15 +92,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"vagrant box add --name ketch/{options.suite} {box.build(wanted)}")
         print(f"export KETCH_BOX=ketch/{options.suite} KETCH_KEY={wanted.key}")
         return 0
+    if options.command == "shell" and (running := _running(options.name)) is not None:
+        return _shell(running, options.words)
     chosen = machine.Machine(_prepared(options.suite), options.name)
     if options.command == "image":
         return 0
     how = machine.up(chosen, cold=getattr(options, "cold", False))
     print(f"vm: {chosen.name} {how}", file=sys.stderr)
     if options.command == "shell":
-        if options.words:
-            return machine.ssh(chosen, " ".join(options.words), check=False).returncode
-        return machine.shell(chosen)
+        return _shell(chosen, options.words)
     if options.command == "power-cuts":
         return power_cuts.run(chosen, options.number, options.report, options.seed)
     if options.command == "suite":
