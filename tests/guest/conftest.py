@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guest.node import Node, install, run
+from tests.guest.node import Node, run, serve_from_the_checkout
 from tests.support.needs import has, needs
 
 HERE = Path(__file__).parent
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def installed() -> Iterator[Node]:
     if not has("guest"):
         pytest.skip("needs guest")
-    yield install()
+    yield serve_from_the_checkout()
     run("systemctl", "stop", "ketch-cri", check=False)
 
 

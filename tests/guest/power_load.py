@@ -15,17 +15,18 @@ from pathlib import Path
 
 from cni.client import Attachment, load
 from proto import cri_pb2 as pb
-from tests.guest.node import Node, install, run
-from tests.support.pod_driver import BUSYBOX, NETWORK
+from tests.guest.node import Node, run, serve_from_the_checkout
+from tests.support.pod_driver import BUSYBOX, NETWORK, TOP
 
 REGISTRY = "127.0.0.1:5000"
+KETCH = str(TOP / ".venv/bin/ketch")
 TAGS = tuple(f"{REGISTRY}/load/image:{number}" for number in range(4))
 # 29 addresses: a handful of stale ones after each cut would soon be felt
 SMALL = {
     **NETWORK,
     "plugins": [
-        {**NETWORK["plugins"][0], "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.89.0.0/27"}]]}},  # type: ignore[dict-item, index]
-        NETWORK["plugins"][1],  # type: ignore[index]
+        {**NETWORK["plugins"][0], "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.89.0.0/27"}]]}},
+        NETWORK["plugins"][1],
     ],
 }
 _printing = threading.Lock()
@@ -49,7 +50,7 @@ def start_registry() -> None:
 
 def prepare() -> None:
     """Once for each machine: install, enable, and images of 30 MB that differ, in a registry."""
-    install(SMALL)
+    serve_from_the_checkout(SMALL)
     run("systemctl", "enable", "ketch-cri")
     start_registry()
     for number, tag in enumerate(TAGS):
@@ -58,9 +59,9 @@ def prepare() -> None:
         run("cp", "/bin/busybox", f"{tree}/bin/sh")
         for part in range(30):
             run("sh", "-c", f"head -c 1000000 /dev/urandom > {tree}/part-{part}")
-        run("/usr/local/bin/ketch", "import", str(tree), tag)
-        run("/usr/local/bin/ketch", "push", tag)
-        run("/usr/local/bin/ketch", "rmi", tag)
+        run(KETCH, "import", str(tree), tag)
+        run(KETCH, "push", tag)
+        run(KETCH, "rmi", tag)
         run("rm", "-r", str(tree))
     subprocess.run(["sync"], check=True)
 

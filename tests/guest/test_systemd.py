@@ -9,7 +9,7 @@ from pathlib import Path
 from proto import cri_pb2 as pb
 from runtime.linux import processes
 from tests.guest.conftest import DROP_IN
-from tests.guest.node import Node, run
+from tests.guest.node import UNIT, Node, run
 from tests.support.pod_driver import Container, wait_for
 
 
@@ -94,21 +94,26 @@ def test_the_groups_beneath_the_unit_are_ours(node: Node) -> None:
 
 
 def test_an_upgrade_in_place_touches_no_container(node: Node) -> None:
+    """From the server of the checkout to an installed one, on the same state, under a container that counts."""
     container, pid = running(node)
-    former = node.main_pid()
-    library = Path("/usr/local/lib/ketch")
-    before = library.joinpath("installed-files").stat().st_mtime_ns
+    former, unit = node.main_pid(), UNIT.read_text()
     run("make", "install", "PREFIX=/usr/local")
-    assert library.joinpath("installed-files").stat().st_mtime_ns != before
-    counts_on(container)  # the keeper runs on although the files it came from were replaced
-    run("systemctl", "daemon-reload")
-    run("systemctl", "restart", "ketch-cri")
-    node.reach()
-    assert node.main_pid() != former
-    assert int(container.info()["pid"]) == pid
-    assert container.sh("echo by exec").strip() == "by exec"
-    counts_on(container)
-    node.run_pod().start("sleep", "1000")
+    try:
+        UNIT.unlink()
+        run("systemctl", "daemon-reload")
+        counts_on(container)
+        run("systemctl", "restart", "ketch-cri")
+        node.reach()
+        assert node.main_pid() != former
+        assert "/usr/local/lib/ketch" in Path(f"/proc/{node.main_pid()}/cmdline").read_text()
+        assert int(container.info()["pid"]) == pid
+        assert container.sh("echo by exec").strip() == "by exec"
+        counts_on(container)
+        node.run_pod().start("sleep", "1000")
+        assert run("/usr/local/bin/ketch", "doctor", "--verify", check=False)
+    finally:
+        UNIT.write_text(unit)
+        run("systemctl", "daemon-reload")
 
 
 def test_a_containers_start_is_printed_beside_the_boot_of_its_guest(node: Node) -> None:

@@ -39,6 +39,7 @@ def test_a_kubelet_is_told_what_it_asks_first(cri: Daemon) -> None:
     assert cri.call("ImageFsInfo").image_filesystems[0].fs_id.mountpoint
 
 
+@pytest.mark.in_vm_too
 def test_a_pod_lives_from_run_to_remove_and_leaves_nothing(cri: Daemon) -> None:
     pod = cri.run_pod("hello", labels={"zone": "prod", "version": "v1"})
     status = pod.status()
@@ -103,6 +104,7 @@ def test_two_containers_share_the_network_and_clash_on_a_port(cri: Daemon) -> No
     assert "in use" in second.output()
 
 
+@pytest.mark.in_vm_too
 def test_containers_share_a_volume_and_have_limits_of_their_own(cri: Daemon, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -188,12 +190,14 @@ def test_an_unknown_handler_is_refused_by_name(cri: Daemon) -> None:
     assert cri.call("ListPodSandbox").items == []
 
 
+@pytest.mark.in_vm_too
 def test_a_container_killed_for_memory_says_so(cri: Daemon) -> None:
     limits = {"linux": {"resources": {"memory_limit_in_bytes": 15 << 20, "memory_swap_limit_in_bytes": 15 << 20}}}
     status = cri.run_pod().start("sh", "-c", "exec dd if=/dev/zero of=/dev/null bs=20M", **limits).wait()
     assert (status.reason, status.exit_code) == ("OOMKilled", 137)
 
 
+@pytest.mark.in_vm_too
 def test_a_fork_bomb_stays_in_its_pod(cri: Daemon) -> None:
     config = "pids_limit = 32\n"
     cri.stop()
@@ -223,6 +227,7 @@ def test_a_log_is_opened_again_when_the_call_returns(cri: Daemon) -> None:
     wait_for(lambda: path.stat().st_size > 0, 5, lambda: "nothing in the new log")
 
 
+@pytest.mark.in_vm_too
 def test_limits_can_be_changed_while_it_runs(cri: Daemon) -> None:
     container = cri.run_pod().start("sleep", "1000", linux={"resources": {"memory_limit_in_bytes": 32 << 20}})
     for size in (64 << 20, 16 << 20):
@@ -236,6 +241,7 @@ def test_limits_can_be_changed_while_it_runs(cri: Daemon) -> None:
         assert stats.memory.available_bytes.value + stats.memory.working_set_bytes.value == size
 
 
+@pytest.mark.in_vm_too
 def test_stats_and_metrics_of_pods_and_containers_are_there(cri: Daemon) -> None:
     pod = cri.run_pod()
     container = pod.start("sh", "-c", "dd if=/dev/zero of=/file bs=1M count=5; sleep 1000", labels={"a": "b"})

@@ -143,6 +143,7 @@ def test_a_port_that_is_taken_is_refused_with_the_name_of_who_has_it(ketch: Ketc
     assert ketch.left() == []
 
 
+@pytest.mark.in_vm_too
 def test_limits_are_what_the_cgroup_enforces(ketch: Ketch) -> None:
     words = (
         "run",
@@ -185,6 +186,7 @@ def test_a_container_of_rm_in_the_background_is_gone_when_it_has_ended(ketch: Ke
     assert ketch.left() == []
 
 
+@pytest.mark.in_vm_too
 def test_pause_top_stats_and_wait_tell_what_is(ketch: Ketch) -> None:
     ketch("run", "-d", "--name", "c", "busybox", "sleep", "60")
     ketch("pause", "c")

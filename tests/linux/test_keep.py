@@ -301,6 +301,7 @@ def test_a_noisy_container_does_not_hold_back_a_quiet_one_of_the_same_keeper(nod
             assert time.monotonic() - began < 1.0
 
 
+@pytest.mark.in_vm_too
 def test_an_out_of_memory_kill_is_told_with_group_and_limit(node: Node) -> None:
     limits = {"memory": {"limit": 16 << 20, "swap": 16 << 20}}
     node.start("a", "dd", "if=/dev/zero", "of=/dev/null", "bs=40M", resources=limits)
@@ -313,6 +314,7 @@ def test_an_out_of_memory_kill_is_told_with_group_and_limit(node: Node) -> None:
         assert "killed dd (pid " in ended.oom_detail
 
 
+@pytest.mark.in_vm_too
 def test_a_kill_by_the_limit_of_a_group_above_names_that_group(node: Node) -> None:
     above = Path("/sys/fs/cgroup/memory/keep")
     if not above.parent.is_dir():

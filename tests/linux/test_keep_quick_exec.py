@@ -94,6 +94,7 @@ def test_a_missing_working_directory_is_made(node: Node) -> None:
     assert done.stdout == b"/made/here\n"
 
 
+@pytest.mark.in_vm_too
 def test_a_paused_container_is_not_joined(node: Node) -> None:
     node.start("a", "sleep", "1000")
     assert node.exec("a", "true").exit_code == 0

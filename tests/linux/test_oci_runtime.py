@@ -143,6 +143,7 @@ def test_masked_paths_are_empty_and_readonly_paths_refuse_writes(box: Runtime) -
     assert box.run("touch /x", **{"root.readonly": True}).returncode == 1
 
 
+@pytest.mark.in_vm_too
 def test_limits_arrive_in_the_control_groups(box: Runtime) -> None:
     box.start(
         **{
@@ -177,6 +178,7 @@ def test_limits_arrive_in_the_control_groups(box: Runtime) -> None:
     assert events["data"]["memory"]["usage"]["limit"] == 64 << 20
 
 
+@pytest.mark.in_vm_too
 def test_only_allowed_devices_can_be_opened(box: Runtime) -> None:
     said = box.said(
         "echo x > /dev/null && echo null; mknod /dev/mem2 c 1 1; cat /dev/mem2 2>&1 | grep -c 'not permitted'",
@@ -203,6 +205,7 @@ def test_a_process_joins_a_container(box: Runtime) -> None:
     assert pids == [box.state()["pid"]]
 
 
+@pytest.mark.in_vm_too
 def test_a_paused_container_stands_still(box: Runtime) -> None:
     create(box, **{"process.args": ["sh", "-c", "while :; do echo x; sleep 0.02; done"]})
     box.ok("start", "box")
