@@ -13,6 +13,8 @@ CNI_BIN ?= /opt/cni/bin
 UNIT_DIR ?= $(PREFIX)/lib/systemd/system
 SUITE ?=
 JSON ?=
+ROUNDS ?=
+FLAGS ?=
 TESTS ?=
 
 VENV := .venv
@@ -86,14 +88,17 @@ conformance: build ## Run a suite that others wrote: SUITE=name; without SUITE t
 e2e: build ## A real kubelet and control plane on this machine, with checks: SUITE=name selects
 	@$(call script,tests/e2e/run,$(SUITE))
 
+e2e-full: build ## Kubernetes' own suites on a node with RUNTIME=ketch or containerd (an hour): FLAGS="--suite node --focus REGEX"
+	@$(call script,tests/conformance/run,kubernetes --runtime $(or $(RUNTIME),ketch) $(FLAGS))
+
 cluster: build ## A Kubernetes cluster on this machine in private namespaces: NODES=2 RUNTIME=containerd PROXY=iptables
 	@tests/e2e/prepare && $(VENV)/bin/python -m tests.e2e.cluster up --nodes $(or $(NODES),1) --runtime $(or $(RUNTIME),ketch) --proxy $(or $(PROXY),nftables)
 
 cluster-down: setup ## Remove that cluster and every trace of it
 	@$(VENV)/bin/python -m tests.e2e.cluster down
 
-bench: build ## Compare with the peers that are installed: SUITE=name JSON=file; without SUITE the names
-	@$(VENV)/bin/python -m tests.bench $(if $(SUITE),--suite $(SUITE)) $(if $(JSON),--json $(JSON))
+bench: build ## Compare with the peers that are installed: SUITE=name ROUNDS=3 JSON=file; without SUITE the names
+	@$(VENV)/bin/python -m tests.bench $(if $(SUITE),--suite $(SUITE)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(JSON),--json $(JSON))
 
 ##@ The VM (cgroup v2, systemd, AppArmor; QEMU, no KVM needed)
 vm: ## Build its image once, freeze it, start it (two seconds from then on)
@@ -136,4 +141,4 @@ help: ## This text
 # $(call script,path,arguments): a part that is not built yet is named, not stumbled over
 script = if [ -x $(1) ]; then $(1) $(2); else echo "$@: this part does not exist yet ($(1) is missing)" >&2; exit 1; fi
 
-.PHONY: setup build check format test linux demo conformance e2e cluster cluster-down bench vm vm-shell vm-test vm-test-all vm-suite vm-power-cuts vm-down proto dist install uninstall clean help
+.PHONY: setup build check format test linux demo conformance e2e e2e-full cluster cluster-down bench vm vm-shell vm-test vm-test-all vm-suite vm-power-cuts vm-down proto dist install uninstall clean help
