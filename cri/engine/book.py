@@ -157,10 +157,12 @@ class Book:
         with self.lock:
             return [record for record in self.pods.values() if record.phase != PodPhase.MAKING]
 
-    def visible_containers(self) -> list[ContainerRecord]:
+    def visible_containers(self, pod_id: str = "") -> list[ContainerRecord]:
+        """All of them, or those of one pod: a kubelet asks for each pod in turn, so that one must not look at all."""
         hidden = (ContainerPhase.MAKING, ContainerPhase.REMOVING)
         with self.lock:
-            return [record for record in self.containers.values() if record.phase not in hidden]
+            found = self.of_pod(pod_id) if pod_id else self.containers.values()
+            return [record for record in found if record.phase not in hidden]
 
     def _container_name(self, record: ContainerRecord) -> str:
         return f"container {record.request.name} attempt {record.request.attempt} of pod {record.pod_id}"

@@ -19,19 +19,30 @@ class BadRecord(ValueError):
     """Not what we write: another version's, or damaged."""
 
 
+_PLAIN = (str, int, bool, float, type(None))
+
+
 def plain(value: Any) -> Any:
     """What json can write; fields at their defaults are left out, so a record stays readable."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {
-            entry.name: plain(held)
-            for entry in fields(value)
-            if (held := getattr(value, entry.name)) != _default(entry)
-        }
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    shape = _shape(kind)
+    if shape is not None:
+        return {name: plain(held) for name, default in shape if (held := getattr(value, name)) != default}
     if isinstance(value, (tuple, list)):
         return [plain(entry) for entry in value]
     if isinstance(value, dict):
         return {name: plain(entry) for name, entry in value.items()}
     return value
+
+
+@cache
+def _shape(kind: Any) -> tuple[tuple[str, Any], ...] | None:
+    """Names and defaults of a dataclass' fields: looked up once, records are written several times per container."""
+    if not is_dataclass(kind):
+        return None
+    return tuple((entry.name, _default(entry)) for entry in fields(kind))
 
 
 def _default(entry: Field[Any]) -> Any:

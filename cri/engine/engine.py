@@ -103,7 +103,7 @@ class Engine:
 
     def containers(self, pod_id: str = "") -> list[ContainerRecord]:
         """All of them, or those of one pod."""
-        return [r for r in self.context.book.visible_containers() if not pod_id or r.pod_id == pod_id]
+        return self.context.book.visible_containers(pod_id)
 
     def reopen_log(self, identity: str) -> None:
         execute.reopen_log(self.context, identity)
