@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from shutil import which
 
+from cri.hand import ownership
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
 from cri.hand.tables import size
@@ -47,11 +48,22 @@ def _print(found: list[Finding]) -> None:
         print(f"    costs: {finding['cost'] or 'nothing here'}")
         if finding["fix"]:
             print(f"    try:   {finding['fix']}")
+    if files := ownership.show(found):
+        print(f"\n{files}")
+    print("\nNetworkPolicy is not enforced yet: such objects are accepted by the API server and have no effect.")
 
 
 def examine(places: Places) -> list[Finding]:
     """The kernel's part, then ours."""
-    return [*_kernel(), *_privileges(), *_network(), *_programs(), *_disk(places), *_processes(places)]
+    return [
+        *_kernel(),
+        *_privileges(),
+        *_network(),
+        *_programs(),
+        *_disk(places),
+        *_processes(places),
+        *ownership.examine(places),
+    ]
 
 
 def _kernel() -> list[Finding]:
