@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 _hints_of: dict[type, dict[str, Any]] = {}
+_shapes: dict[type, tuple[tuple[str, Any], ...] | None] = {}
 
 
 class BadRecord(ValueError):
@@ -37,12 +38,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-@cache
-def _shape(kind: Any) -> tuple[tuple[str, Any], ...] | None:
+def _shape(kind: type) -> tuple[tuple[str, Any], ...] | None:
     """Names and defaults of a dataclass' fields: looked up once, records are written several times per container."""
-    if not is_dataclass(kind):
-        return None
-    return tuple((entry.name, _default(entry)) for entry in fields(kind))
+    if kind not in _shapes:
+        known = is_dataclass(kind)
+        _shapes[kind] = tuple((entry.name, _default(entry)) for entry in fields(kind)) if known else None
+    return _shapes[kind]
 
 
 def _default(entry: Field[Any]) -> Any:
