@@ -179,7 +179,7 @@ def create(request: CreateRequest) -> Created:
         raise RuntimeFailure(f"config.json: root.path: {plan.root_path} is not a directory (is --bundle right?)")
     directory = record.reserve(request.root, request.id)
     lock = record.lock(directory)
-    entry = _first_record(directory, plan, config)
+    entry = first_record(directory, plan, config)
     try:
         entry.save()
         durable.replace(f"{directory}/config.json", data, 0o600, durable=False)
@@ -218,7 +218,7 @@ def check_console(request: CreateRequest, plan: Plan) -> None:
         raise RuntimeFailure("--console-socket is given, but process.terminal in config.json is not true")
 
 
-def _first_record(directory: str, plan: Plan, config: Config) -> Record:
+def first_record(directory: str, plan: Plan, config: Config) -> Record:
     return record.Record(
         directory,
         {

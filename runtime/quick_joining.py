@@ -5,7 +5,7 @@
        │                                     in the PID namespace, our child: cgroups, limits, confinement, execve
        ▼ reads (step, errno), or the end of file that execve brings
 
-Only the ordinary case is compiled: no terminal, no user namespace, no label, no listener. For the rest, and whenever a
+Only the ordinary case is compiled: no terminal, no user namespace, no listener. For the rest, and whenever a
 child reports a failure, joining.join does it all again, and finds the words.
 """
 
@@ -18,7 +18,7 @@ from runtime.errors import RuntimeFailure
 from runtime.inside import execute
 from runtime.linux import cgroup, processes, syscalls
 from runtime.linux._core import lib
-from runtime.linux.program import Builder
+from runtime.linux.program import Builder, Program
 from runtime.plan import container, flat
 from runtime.plan.flat import NotFlat
 from runtime.spec import parse
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from runtime.linux.program import Program, Slot
+    from runtime.linux.program import Slot, Text
     from runtime.record import Record
     from runtime.spec.model import Config
 
@@ -80,7 +80,8 @@ def compiled(
     entry = record.load(root, container_id)
     if entry.start_time != start_time or evidence.waits_for_start(entry):
         raise NotFlat("another container of this name")
-    made = Compiled(entry, process, _compile(root, entry, process, give_back, subreaper=subreaper), subreaper=subreaper)
+    text = _compile(root, entry, process, give_back, subreaper=subreaper)
+    made = Compiled(entry, process, Program(text), subreaper=subreaper)
     if container_id not in _known and len(_known) >= _MOST_CONTAINERS:
         _known.pop(next(iter(_known)))
     _known[container_id] = [*known[-_MOST_EACH + 1 :], made]
@@ -94,7 +95,7 @@ def forget(container_id: str) -> None:
 
 def _compile(
     root: str, entry: Record, raw: dict[str, Any], give_back: Callable[[Builder], None], *, subreaper: bool
-) -> Program:
+) -> Text:
     config = joining.config_of(entry)
     try:
         process = parse.process(Object(raw, "process"))
@@ -131,7 +132,7 @@ def _compile(
     for target, source in enumerate((stdin, stdout, stderr)):
         builder.call(lib.SYS_dup3, source, target, 0)
     flat.own_stdio(builder, process.uid)
-    flat.confinement(builder, confinement, process)
+    flat.confinement(builder, confinement, process, None)
     flat.last_steps(builder)
     search = flat.candidates(process, execute.DEFAULT_PATH)
     return builder.finish(report, process.args, process.env, search, filter_)

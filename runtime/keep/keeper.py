@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import Any
 
-from runtime.keep import birth, places, seed, seen_exit, starter, wire
+from runtime.keep import birth, places, quick_start, seed, seen_exit, starter, wire
 from runtime.keep.attach import Viewer
 from runtime.keep.kept import KeptContainer
 from runtime.keep.loop import READ, Loop
@@ -167,7 +167,7 @@ class Keeper:
     def _obey(self, message: dict[str, Any]) -> None:
         operation = message["op"]
         if operation == "start":
-            self._start(wire.adopted(message["fds"][0]), message)
+            self._start(wire.adopted(message["fds"][0]), message, message["fds"][1:])
         elif operation == "adopt":
             self._adopt(message)
         elif operation == "reaped":
@@ -200,14 +200,21 @@ class Keeper:
 
     # starting
 
-    def _start(self, client: wire.Connection, request: dict[str, Any]) -> None:
+    def _start(self, client: wire.Connection, request: dict[str, Any], locks: list[int]) -> None:
         try:
-            starting = _Starting(self, client, request)
+            starting = _Starting(self, client, request, locks)
         except (Refusal, OSError) as why:
+            if "quick" in request:
+                quick_start.undo(request["quick"])
             self._tell({"op": "unstarted", "id": request["id"]})
             client.send({"error": f"cannot start container {request['id']}: {why}", "kind": "start"})
             client.close()
             return
+        self._starting[starting.pid] = starting
+
+    def _started_anew(self, before: int, starting: "_Starting") -> None:
+        """The quick way has failed; a starter goes the long one."""
+        self._starting.pop(before, None)
         self._starting[starting.pid] = starting
 
     def _made(self, starting: "_Starting", answer: dict[str, Any] | None) -> None:
@@ -309,12 +316,11 @@ class Keeper:
     def _child_ended(self, pid: int, status: int) -> None:
         starting = self._starting.get(pid)
         if starting is not None:
-            starting.starter_ended()
-            return
+            starting.child_ended()
         container = self._by_pid.get(pid)
         if container is not None:
             self._ended(container, status)
-        elif self._starting:
+        elif self._starting and starting is None:
             self._statuses[pid] = status
 
     def _ended(self, container: KeptContainer, status: int | None) -> None:
@@ -334,46 +340,86 @@ class Keeper:
 
 
 class _Starting:
-    """A start under way: the container's half that we keep, and the process that makes the other."""
+    """A start under way: the container's half that we keep, and the process that makes the other (a starter), or is it
+    already (an init without an interpreter)."""
 
-    def __init__(self, keeper: Keeper, client: wire.Connection, request: dict[str, Any]) -> None:
+    def __init__(self, keeper: Keeper, client: wire.Connection, request: dict[str, Any], locks: list[int]) -> None:
         self.client = client
         self._keeper = keeper
+        self._request = request
         self._answered = False
         self.watched: dict[str, Any] = request.get("attach") or {}
         self.viewer: Viewer | None = None
-        self.container, theirs = _prepare(keeper, request)
-        if not request["tty"]:
-            keeper._attach_starting(self)  # before it can print; a terminal is there only later
+        self._quick: quick_start.QuickStart | None = None
+        self._report: wire.Connection | None = None
+        try:
+            self.container, self._theirs = _prepare(keeper, request)
+            if not request["tty"]:
+                keeper._attach_starting(self)  # before it can print; a terminal is there only later
+            try:
+                self._begin()
+            except OSError:
+                self.undo()
+                raise
+        finally:
+            for fd in locks:
+                os.close(fd)
+        self._deadline = keeper.loop.after(float(request["timeout_seconds"]), self._too_long)
+        self._late = False
+
+    def _begin(self) -> None:
+        if "quick" in self._request:
+            quick = self._quick = quick_start.QuickStart(self._request["quick"], self._theirs)
+            self.pid = quick.pid
+            self._keeper.loop.watch(quick.report, 0, self._executed_or_not)  # its end only
+        else:
+            self._fork_starter()
+
+    def _fork_starter(self) -> None:
         ours, far = wire.pair()
-        self._report = ours
+        request, state_dir, theirs = self._request, self._keeper.state_dir, self._theirs
 
         def body() -> int:
-            return starter.main(request, keeper.state_dir, theirs, far)
+            return starter.main(request, state_dir, theirs, far)
 
         try:
             self.pid = birth.fork("ketch-starter", [*theirs, far.fileno(), seed.fd], body)
         except OSError:
             ours.close()
-            self.undo()
             raise
         finally:
             far.close()
-            for fd in theirs:
-                os.close(fd)
-        keeper.loop.watch(ours.fileno(), READ, self._heard)
-        self._deadline = keeper.loop.after(float(request["timeout_seconds"]), self._too_long)
-        self._late = False
+        self._report = ours
+        self._keeper.loop.watch(ours.fileno(), READ, self._heard)
+
+    def _executed_or_not(self) -> None:
+        """The init without an interpreter has closed its report: by execve, or it has failed and nobody has seen it."""
+        quick, self._quick = self._quick, None
+        if quick is None:
+            return
+        self._keeper.loop.ignore(quick.report)
+        if quick.executed():
+            self._settle(quick.answer())
+            return
+        # The starter finds the record as it is written, and removes everything before it begins.
+        facts = {**self._request.pop("quick"), "facts": quick.entry.facts()}
+        self._request = {**self._request, "undo": facts, **({"late": True} if self._late else {})}
+        self._fork_starter()
+        self._keeper._started_anew(quick.pid, self)
 
     def _heard(self) -> None:
+        assert self._report is not None
         for message in self._report.pump():
             self._settle(message)
             return
         if self._report.ended:
             self._settle(None)
 
-    def starter_ended(self) -> None:
-        """The starter is reaped; what it has said may still be in the socket."""
+    def child_ended(self) -> None:
+        """It is reaped; what it has said may still be there to be read."""
+        if self._quick is not None:
+            self._executed_or_not()
+            return
         if not self._answered:
             self._heard()
         if not self._answered:
@@ -384,8 +430,10 @@ class _Starting:
             return
         self._answered = True
         self._keeper.loop.cancel(self._deadline)
-        self._keeper.loop.ignore(self._report.fileno())
-        self._report.close()
+        if self._report is not None:
+            self._keeper.loop.ignore(self._report.fileno())
+            self._report.close()
+        self._close_theirs()
         if self._late and answer is None:
             answer = {"error": "it took too long and was ended"}
         self._keeper._made(self, answer)
@@ -393,10 +441,16 @@ class _Starting:
     def _too_long(self) -> None:
         """The starter undoes on SIGTERM what it has made, and says so."""
         self._late = True
-        os.kill(self.pid, signal.SIGTERM)
+        os.kill(self.pid, signal.SIGKILL if self._quick is not None else signal.SIGTERM)
+
+    def _close_theirs(self) -> None:
+        for fd in self._theirs:
+            os.close(fd)
+        self._theirs = []
 
     def undo(self) -> None:
         """Nothing of a failed start stays but its log."""
+        self._close_theirs()
         self.container.release()
         self.container.remove_files()
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runtime import quick_joining
-from runtime.keep import birth, exec_keeper, keeper, native, pins, places, quick_exec, seed, standing, wire
+from runtime.keep import birth, exec_keeper, keeper, native, pins, places, quick_exec, quick_start, seed, standing, wire
 from runtime.keep.loop import READ, Loop
 from runtime.linux import processes, syscalls
 from runtime.linux._core import lib
@@ -177,8 +177,18 @@ class Spawner:
             raise keeper.Refusal(f"cannot start container {identity}: it was started before (forget it first)", "start")
         chosen = self._with_room()
         self._kept[identity] = chosen.containers[identity] = _Kept(identity, chosen)
-        chosen.channel.send(message, [connection.fileno()])
+        self._hand_over(chosen, connection, message)
         self._hang_up(connection)
+
+    def _hand_over(self, chosen: _KeeperProcess, connection: wire.Connection, message: dict[str, Any]) -> None:
+        """With everything prepared but the init where that is possible."""
+        prepared = quick_start.prepare(self.state_dir, message)
+        if prepared is None:
+            chosen.channel.send(message, [connection.fileno()])
+            return
+        with prepared.lock as lock:
+            quick = quick_start.packed(prepared)
+            chosen.channel.send({**message, "quick": quick}, [connection.fileno(), lock.fd])
 
     def _whose_is(self, connection: wire.Connection, message: dict[str, Any]) -> dict[str, Any] | None:
         kept = self._kept.get(message["id"])

@@ -8,7 +8,7 @@ memory goes with it, so a config of 10 MB leaves nothing in the keeper.
 import signal
 from typing import Any
 
-from runtime.keep import foreign, native, oom, standing, wire
+from runtime.keep import foreign, native, oom, quick_start, standing, wire
 from runtime.linux import processes
 
 
@@ -20,6 +20,11 @@ def main(request: dict[str, Any], state_dir: str, stdio: list[int], report: wire
     """Make and start; tell the keeper how it went. stdio is empty for a container with a terminal."""
     signal.signal(signal.SIGTERM, _cancel)
     standing.give_back()
+    if "undo" in request:
+        quick_start.undo(request["undo"])  # what was prepared, and did not come to life the quick way
+    if "late" in request:
+        report.send({"error": f"it took longer than {request['timeout_seconds']:g} s"})
+        return 0
     maker = foreign.Maker(request, state_dir) if request["handler"] else native.Maker(request, state_dir)
     try:
         pid = maker.create(stdio)

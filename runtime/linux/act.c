@@ -15,8 +15,8 @@ struct act_step {
 };
 enum { ACT_NUMBER, ACT_SLOT, ACT_ADDRESS };
 enum { ACT_EXPECT = -1, ACT_DIRECTORY = -2, ACT_BIRTH = -3, ACT_KEEP_ONLY = -4, ACT_INSIDE = -5, ACT_HOME = -6, ACT_FIND = -7,
-       ACT_OWN_STDIO = -8, ACT_EXECUTE = -9, ACT_AWAIT = -10, ACT_NOT_PROC = -11 };
-#define ACT_SLOTS 64
+       ACT_OWN_STDIO = -8, ACT_EXECUTE = -9, ACT_AWAIT = -10, ACT_NOT_PROC = -11, ACT_SKIP = -12 };
+#define ACT_SLOTS 256
 
 // What a child needs besides its steps. Strings live as long as the program does; environ has room for one more entry, HOME.
 typedef struct {
@@ -45,7 +45,7 @@ static long act_keep_only(struct act *act, const int64_t *a)
 	unsigned int first = 3;
 	for (;;) {
 		long next = -1;
-		for (int i = 0; i < ACT_SLOTS; i++)
+		for (int i = 0; i < 64; i++)
 			if ((uint64_t)a[0] >> i & 1 && act->slots[i] >= (long)first && (next < 0 || act->slots[i] < next))
 				next = act->slots[i];
 		if (next < 0)
@@ -141,6 +141,7 @@ static long act_special(struct act *act, const struct act_step *step, const int6
 	case ACT_HOME: return act_home(act, a);
 	case ACT_FIND: return act_find(act);
 	case ACT_OWN_STDIO: return act_own_stdio(a);
+	case ACT_SKIP: return -EPERM;
 	case ACT_NOT_PROC: return act_not_proc(a);
 	case ACT_AWAIT: return read((int)a[0], &word, 1) == 1 && word == (char)a[1] ? 0 : -EPIPE;
 	case ACT_EXECUTE:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _STEP = struct.Struct("=ihhII6q")
 _NUMBER, _SLOT, _ADDRESS = range(3)
 _NOWHERE = -1
+_MOST_SLOTS = 255
 
 
 class Slot:
@@ -38,6 +39,8 @@ class Builder:
     def slot(self) -> Slot:
         """A new one; the first ones are given their values by the caller of the program, in this order."""
         self._slots += 1
+        if self._slots > _MOST_SLOTS:
+            raise ValueError("a program has too many descriptors")
         return Slot(self._slots - 1)
 
     def call(
@@ -90,32 +93,46 @@ class Builder:
         environ: "Sequence[str]",
         candidates: "Sequence[str]",
         filter_: "tuple[bytes, int]",
-    ) -> "Program":
-        """The program, for any number of children."""
+    ) -> "Text":
+        """The program, to be loaded here or in another process."""
         steps = b"".join(_STEP.pack(*step) for step in self._steps)
-        return Program(steps, bytes(self._data), report, argv, environ, candidates, filter_)
+        return Text(steps, bytes(self._data), report.number, argv, environ, candidates, filter_)
 
 
-class Program:
-    """Steps with the memory that they point to."""
+class Text:
+    """A program that is not loaded: bytes and strings, which may be sent to another process."""
 
-    __slots__ = ("_kept", "_program")
+    __slots__ = ("argv", "candidates", "data", "environ", "filter", "filter_flags", "report", "steps")
 
     def __init__(
         self,
         steps: bytes,
         data: bytes,
-        report: Slot,
+        report: int,
         argv: "Sequence[str]",
         environ: "Sequence[str]",
         candidates: "Sequence[str]",
         filter_: "tuple[bytes, int]",
     ) -> None:
-        code, flags = filter_
-        kept = [ffi.from_buffer("char[]", part) for part in (steps, data, code)]
+        self.steps = steps
+        self.data = data
+        self.report = report
+        self.argv = argv
+        self.environ = environ
+        self.candidates = candidates
+        self.filter, self.filter_flags = filter_
+
+
+class Program:
+    """A text with the memory that it points to, for any number of children."""
+
+    __slots__ = ("_kept", "_program")
+
+    def __init__(self, text: Text) -> None:
+        kept = [ffi.from_buffer("char[]", part) for part in (text.steps, text.data, text.filter)]
         arrays = []
-        for strings in (argv, environ, candidates):
-            texts = [ffi.new("char[]", os.fsencode(text)) for text in strings]
+        for strings in (text.argv, text.environ, text.candidates):
+            texts = [ffi.new("char[]", os.fsencode(string)) for string in strings]
             kept += texts
             arrays.append(ffi.new("char *[]", [*texts, ffi.NULL, ffi.NULL]))
         self._kept = (kept, arrays)
@@ -125,10 +142,10 @@ class Program:
                 "steps": kept[0],
                 "data": kept[1],
                 "filter": kept[2],
-                "step_count": len(steps) // _STEP.size,
-                "filter_count": len(code) // 8,
-                "filter_flags": flags,
-                "report": report.number,
+                "step_count": len(text.steps) // _STEP.size,
+                "filter_count": len(text.filter) // 8,
+                "filter_flags": text.filter_flags,
+                "report": text.report,
                 "argv": arrays[0],
                 "environ": arrays[1],
                 "candidates": arrays[2],

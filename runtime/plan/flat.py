@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from runtime.linux.program import Builder
+    from runtime.linux.program import Builder, Slot
     from runtime.linux.steps import Step
     from runtime.spec.model import Process
 
@@ -64,10 +64,13 @@ def limits(builder: Builder, steps: Iterable[Step], may_raise: bool) -> None:  #
         limit(builder, number, soft, hard)
 
 
-def confinement(builder: Builder, steps: Sequence[Step], process: Process) -> None:
-    """In the plan's order; at the end the working directory once more, as the user itself."""
+def confinement(builder: Builder, steps: Sequence[Step], process: Process, proc: Slot | None) -> None:
+    """In the plan's order; at the end the working directory once more, as the user itself. `proc`: a procfs that is
+    surely one, without it one is made where a label needs it."""
     for step in steps:
-        if isinstance(step, confine.NoNewPrivileges):
+        if isinstance(step, confine.Label):
+            _label(builder, step, proc)
+        elif isinstance(step, confine.NoNewPrivileges):
             builder.call(lib.SYS_prctl, lib.PR_SET_NO_NEW_PRIVS, 1)
         elif isinstance(step, confine.WorkingDirectory):
             entered = builder.call(lib.SYS_chdir, step.path, bear=(errno.EACCES,))
@@ -87,6 +90,32 @@ def confinement(builder: Builder, steps: Sequence[Step], process: Process) -> No
     builder.call(lib.ACT_INSIDE)
     if process.cpu_affinity_final:
         raise NotFlat("affinity")
+
+
+def _label(builder: Builder, step: confine.Label, proc: Slot | None) -> None:
+    """As labels.set_on_exec."""
+    call = builder.call
+    if proc is None:
+        proc, context = builder.slot(), builder.slot()
+        call(lib.SYS_fsopen, "proc", lib.FSOPEN_CLOEXEC, into=context)
+        call(lib.SYS_fsconfig, context, lib.FSCONFIG_CMD_CREATE, 0, 0, 0)
+        call(lib.SYS_fsmount, context, lib.FSMOUNT_CLOEXEC, 0, into=proc)
+        builder.close(context)
+    file = builder.slot()
+    data = struct.pack("=QQQ", os.O_WRONLY | os.O_CLOEXEC, 0, lib.RESOLVE_BENEATH | lib.RESOLVE_NO_XDEV)
+    if step.kind == "AppArmor":
+        text = f"exec {step.label}".encode()
+        own = "self/attr/apparmor/exec"
+        missing = call(lib.SYS_openat2, proc, own, data, len(data), into=file, bear=(errno.ENOENT,))
+        opened = call(lib.ACT_SKIP, bear=(errno.EPERM,))
+        builder.skip_to_here(missing)
+        call(lib.SYS_openat2, proc, "self/attr/exec", data, len(data), into=file)
+        builder.skip_to_here(opened)
+    else:
+        text = step.label.encode()
+        call(lib.SYS_openat2, proc, "self/attr/exec", data, len(data), into=file)
+    call(lib.SYS_write, file, text, len(text))
+    builder.close(file)
 
 
 def _words(numbers: Sequence[int]) -> bytes:

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A start without an interpreter in the child: what the spawner has prepared travels to the keeper, which runs it."""
+
+import os
+from base64 import b64decode, b64encode
+from typing import Any
+
+from runtime import quick_create, record
+from runtime.create import CreateRequest
+from runtime.errors import RuntimeFailure
+from runtime.keep import oom, seed, standing
+from runtime.linux import processes
+from runtime.linux.program import EXECUTED, Program, Text
+from runtime.plan.flat import NotFlat
+
+
+def prepare(state_dir: str, request: dict[str, Any]) -> quick_create.Prepared | None:
+    """In the spawner: everything but the init; None where it must be done the long way, which finds the words."""
+    if request["handler"] or request["tty"]:
+        return None
+    asked = CreateRequest(request["runtime_root"] or state_dir + "/runtime", request["id"], request["bundle"])
+    asked.seed = seed.fd
+    asked.systemd_cgroup = request["systemd_cgroup"]
+    try:
+        return quick_create.prepare(asked, standing.give_back_in)
+    except (OSError, ValueError, RuntimeFailure, NotFlat):
+        return None
+
+
+def packed(prepared: quick_create.Prepared) -> dict[str, Any]:
+    """For a message; its lock goes with it."""
+    text = prepared.text
+    return {
+        "directory": prepared.entry.directory,
+        "facts": prepared.entry.facts(),
+        "flags": prepared.flags,
+        "born_in": prepared.born_in,
+        "memory_cgroup": prepared.memory_cgroup,
+        "oom_kills": oom.kills(prepared.memory_cgroup),
+        "steps": b64encode(text.steps).decode(),
+        "data": b64encode(text.data).decode(),
+        "filter": b64encode(text.filter).decode(),
+        "filter_flags": text.filter_flags,
+        "report": text.report,
+        "argv": list(text.argv),
+        "environ": list(text.environ),
+        "candidates": list(text.candidates),
+    }
+
+
+class QuickStart:
+    """In the keeper: the init, from its birth to its execve."""
+
+    def __init__(self, given: dict[str, Any], stdio: list[int]) -> None:
+        self._given = given
+        self.entry = record.Record(given["directory"], given["facts"])
+        self.report, theirs = os.pipe2(os.O_CLOEXEC)
+        going, go = os.pipe2(os.O_CLOEXEC)
+        try:
+            self.pid = self._clone([*stdio, theirs, going, seed.fd])
+            self.entry.pid, self.entry.start_time = self.pid, processes.start_time(self.pid) or 0
+            self.entry.save()
+            os.write(go, quick_create.GO)
+        except BaseException:
+            os.close(self.report)
+            raise
+        finally:
+            for fd in (theirs, going, go):
+                os.close(fd)
+
+    def _clone(self, given: list[int]) -> int:
+        said = self._given
+        steps, data, code = (b64decode(said[name]) for name in ("steps", "data", "filter"))
+        filter_ = code, said["filter_flags"]
+        text = Text(steps, data, said["report"], said["argv"], said["environ"], said["candidates"], filter_)
+        program = Program(text)
+        born_in = said["born_in"]
+        group = os.open(born_in, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if born_in else -1
+        try:
+            return program.run(given, said["flags"], group)
+        finally:
+            if group >= 0:
+                os.close(group)
+
+    def executed(self) -> bool:
+        """Once the report has ended: whether by execve."""
+        said = os.read(self.report, 64)
+        os.close(self.report)
+        self.report = -1
+        return said == EXECUTED
+
+    def answer(self) -> dict[str, Any]:
+        """What a starter would have told."""
+        known = ("memory_cgroup", "oom_kills")
+        found = {"pid": self.pid, "start_time": self.entry.start_time, "fds": []}
+        return {**found, **{name: self._given[name] for name in known}}
+
+
+def undo(given: dict[str, Any]) -> None:
+    """In a child of the keeper: take down what was prepared, so that it can be made the long way."""
+    quick_create.undo(record.Record(given["directory"], given["facts"]))
