@@ -30,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from runtime.linux.program import Slot, Text
+    from runtime.linux.program import Slot
     from runtime.plan.container import Plan
     from runtime.record import Record
 
@@ -43,7 +43,7 @@ class Prepared:
 
     __slots__ = ("born_in", "entry", "flags", "lock", "memory_cgroup", "text")
 
-    def __init__(self, entry: Record, lock: durable.Locked, text: Text, flags: int) -> None:
+    def __init__(self, entry: Record, lock: durable.Locked, text: bytes, flags: int) -> None:
         self.entry = entry
         self.lock = lock
         self.text = text
@@ -102,7 +102,7 @@ def _check(plan: Plan) -> None:
         raise NotFlat("hooks, a terminal, a listener, or namespaces that take a process in between")
 
 
-def _compile(plan: Plan, request: create.CreateRequest, give_back: Callable[[Builder], None]) -> Text:
+def _compile(plan: Plan, request: create.CreateRequest, give_back: Callable[[Builder], None]) -> bytes:
     process = plan.config.process
     assert process is not None
     builder = Builder()

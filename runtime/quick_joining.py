@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from runtime.linux.program import Slot, Text
+    from runtime.linux.program import Slot
     from runtime.record import Record
     from runtime.spec.model import Config
 
@@ -80,8 +80,8 @@ def compiled(
     entry = record.load(root, container_id)
     if entry.start_time != start_time or evidence.waits_for_start(entry):
         raise NotFlat("another container of this name")
-    text = _compile(root, entry, process, give_back, subreaper=subreaper)
-    made = Compiled(entry, process, Program(text), subreaper=subreaper)
+    program = Program(_compile(root, entry, process, give_back, subreaper=subreaper))
+    made = Compiled(entry, process, program, subreaper=subreaper)
     if container_id not in _known and len(_known) >= _MOST_CONTAINERS:
         _known.pop(next(iter(_known)))
     _known[container_id] = [*known[-_MOST_EACH + 1 :], made]
@@ -95,7 +95,7 @@ def forget(container_id: str) -> None:
 
 def _compile(
     root: str, entry: Record, raw: dict[str, Any], give_back: Callable[[Builder], None], *, subreaper: bool
-) -> Text:
+) -> bytes:
     config = joining.config_of(entry)
     try:
         process = parse.process(Object(raw, "process"))

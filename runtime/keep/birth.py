@@ -9,15 +9,16 @@ import traceback
 from collections.abc import Callable, Iterable
 
 from runtime.linux import syscalls
+from runtime.linux._core import lib
 
 
-def fork(name: str, keep: Iterable[int], body: Callable[[], int | None]) -> int:
+def fork(name: str, keep: Iterable[int], body: Callable[[], int | None], *, sibling: bool = False) -> int:
     """Run body in a child that holds no descriptors but stdio and those in keep; answer its pid.
 
     The others are closed although they close on exec: a child that lives on would hold back the end of file of every
-    connection that its parent closes later.
+    connection that its parent closes later. With `sibling` it is a child of our parent.
     """
-    pid = os.fork()
+    pid = syscalls.clone3(lib.CLONE_PARENT) if sibling else os.fork()
     if pid:
         return pid
     code = 70

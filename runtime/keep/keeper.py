@@ -200,9 +200,9 @@ class Keeper:
 
     # starting
 
-    def _start(self, client: wire.Connection, request: dict[str, Any], locks: list[int]) -> None:
+    def _start(self, client: wire.Connection, request: dict[str, Any], prepared: list[int]) -> None:
         try:
-            starting = _Starting(self, client, request, locks)
+            starting = _Starting(self, client, request, prepared)
         except (Refusal, OSError) as why:
             if "quick" in request:
                 quick_start.undo(request["quick"])
@@ -343,7 +343,7 @@ class _Starting:
     """A start under way: the container's half that we keep, and the process that makes the other (a starter), or is it
     already (an init without an interpreter)."""
 
-    def __init__(self, keeper: Keeper, client: wire.Connection, request: dict[str, Any], locks: list[int]) -> None:
+    def __init__(self, keeper: Keeper, client: wire.Connection, request: dict[str, Any], prepared: list[int]) -> None:
         self.client = client
         self._keeper = keeper
         self._request = request
@@ -357,19 +357,19 @@ class _Starting:
             if not request["tty"]:
                 keeper._attach_starting(self)  # before it can print; a terminal is there only later
             try:
-                self._begin()
+                self._begin(prepared)
             except OSError:
                 self.undo()
                 raise
         finally:
-            for fd in locks:
+            for fd in prepared:
                 os.close(fd)
         self._deadline = keeper.loop.after(float(request["timeout_seconds"]), self._too_long)
         self._late = False
 
-    def _begin(self) -> None:
+    def _begin(self, prepared: list[int]) -> None:
         if "quick" in self._request:
-            quick = self._quick = quick_start.QuickStart(self._request["quick"], self._theirs)
+            quick = self._quick = quick_start.QuickStart(self._request["quick"], prepared[1], self._theirs)
             self.pid = quick.pid
             self._keeper.loop.watch(quick.report, 0, self._executed_or_not)  # its end only
         else:

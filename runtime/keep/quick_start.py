@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A start without an interpreter in the child: what the spawner has prepared travels to the keeper, which runs it."""
 
+import mmap
 import os
-from base64 import b64decode, b64encode
 from typing import Any
 
 from runtime import quick_create, record
@@ -10,7 +10,7 @@ from runtime.create import CreateRequest
 from runtime.errors import RuntimeFailure
 from runtime.keep import oom, seed, standing
 from runtime.linux import processes
-from runtime.linux.program import EXECUTED, Program, Text
+from runtime.linux.program import EXECUTED, Program
 from runtime.plan.flat import NotFlat
 
 
@@ -28,8 +28,8 @@ def prepare(state_dir: str, request: dict[str, Any]) -> quick_create.Prepared | 
 
 
 def packed(prepared: quick_create.Prepared) -> dict[str, Any]:
-    """For a message; its lock goes with it."""
-    text = prepared.text
+    """For a message to the keeper; with it go the lock of the record and the program, as memory to be mapped: what a
+    keeper copies for a moment stays its own for ever, and there are many keepers."""
     return {
         "directory": prepared.entry.directory,
         "facts": prepared.entry.facts(),
@@ -37,27 +37,26 @@ def packed(prepared: quick_create.Prepared) -> dict[str, Any]:
         "born_in": prepared.born_in,
         "memory_cgroup": prepared.memory_cgroup,
         "oom_kills": oom.kills(prepared.memory_cgroup),
-        "steps": b64encode(text.steps).decode(),
-        "data": b64encode(text.data).decode(),
-        "filter": b64encode(text.filter).decode(),
-        "filter_flags": text.filter_flags,
-        "report": text.report,
-        "argv": list(text.argv),
-        "environ": list(text.environ),
-        "candidates": list(text.candidates),
     }
+
+
+def in_memory(prepared: quick_create.Prepared) -> int:
+    """The program in a memfd."""
+    memory = os.memfd_create("ketch-start", os.MFD_CLOEXEC)
+    os.write(memory, prepared.text)
+    return memory
 
 
 class QuickStart:
     """In the keeper: the init, from its birth to its execve."""
 
-    def __init__(self, given: dict[str, Any], stdio: list[int]) -> None:
+    def __init__(self, given: dict[str, Any], memory: int, stdio: list[int]) -> None:
         self._given = given
         self.entry = record.Record(given["directory"], given["facts"])
         self.report, theirs = os.pipe2(os.O_CLOEXEC)
         going, go = os.pipe2(os.O_CLOEXEC)
         try:
-            self.pid = self._clone([*stdio, theirs, going, seed.fd])
+            self.pid = self._clone(memory, [*stdio, theirs, going, seed.fd])
             self.entry.pid, self.entry.start_time = self.pid, processes.start_time(self.pid) or 0
             self.entry.save()
             os.write(go, quick_create.GO)
@@ -68,16 +67,16 @@ class QuickStart:
             for fd in (theirs, going, go):
                 os.close(fd)
 
-    def _clone(self, given: list[int]) -> int:
-        said = self._given
-        steps, data, code = (b64decode(said[name]) for name in ("steps", "data", "filter"))
-        filter_ = code, said["filter_flags"]
-        text = Text(steps, data, said["report"], said["argv"], said["environ"], said["candidates"], filter_)
-        program = Program(text)
-        born_in = said["born_in"]
+    def _clone(self, memory: int, given: list[int]) -> int:
+        born_in = self._given["born_in"]
         group = os.open(born_in, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if born_in else -1
         try:
-            return program.run(given, said["flags"], group)
+            with mmap.mmap(memory, 0, mmap.MAP_PRIVATE, mmap.PROT_READ) as mapped:
+                program = Program(mapped)
+                try:
+                    return program.run(given, self._given["flags"], group)
+                finally:
+                    program.release()
         finally:
             if group >= 0:
                 os.close(group)

@@ -17,11 +17,12 @@ from typing import Any
 from runtime import quick_joining
 from runtime.keep import birth, exec_keeper, keeper, native, pins, places, quick_exec, quick_start, seed, standing, wire
 from runtime.keep.loop import READ, Loop
+from runtime.keep.nursery import Nursery
 from runtime.linux import processes, syscalls
 from runtime.linux._core import lib
 from runtime.version import VERSION
 
-PER_KEEPER = 16
+PER_KEEPER = 20
 
 
 class _Kept:
@@ -73,6 +74,7 @@ class Spawner:
         self._number = 0
         self._leaving = False
         self._forced = False
+        self._nursery: Nursery | None = None
 
     def run(self) -> None:
         """For ever, or until told to end."""
@@ -82,9 +84,11 @@ class Spawner:
         self.loop.watch(self._listener.fileno(), READ, self._accept)
         native.warm_up()
         seed.plant(self.state_dir)
-        self._find_left_behind()
         gc.collect()
         gc.freeze()
+        self._nursery = Nursery(self.state_dir)
+        self._children.add(self._nursery.pid)
+        self._find_left_behind()
         self.loop.run()
 
     # clients
@@ -187,8 +191,10 @@ class Spawner:
             chosen.channel.send(message, [connection.fileno()])
             return
         with prepared.lock as lock:
-            quick = quick_start.packed(prepared)
-            chosen.channel.send({**message, "quick": quick}, [connection.fileno(), lock.fd])
+            program = quick_start.in_memory(prepared)
+            fds = [connection.fileno(), lock.fd, program]
+            chosen.channel.send({**message, "quick": quick_start.packed(prepared)}, fds)
+            os.close(program)
 
     def _whose_is(self, connection: wire.Connection, message: dict[str, Any]) -> dict[str, Any] | None:
         kept = self._kept.get(message["id"])
@@ -272,12 +278,10 @@ class Spawner:
         ours, theirs = wire.pair()
         # Bound before it is born: whoever hears its name can connect.
         listener = wire.listen(places.keeper_socket(self.state_dir, name))
-        state_dir = self.state_dir
-        pid = birth.fork(
-            "ketch-keeper",
-            [theirs.fileno(), listener.fileno(), seed.fd],
-            lambda: keeper.Keeper(state_dir, name, listener, theirs).run(),
-        )
+        if self._nursery is None:
+            self._nursery = Nursery(self.state_dir)
+            self._children.add(self._nursery.pid)
+        pid = self._nursery.keeper(name, theirs.fileno(), listener.fileno())
         theirs.close()
         listener.close()
         return self._know(_KeeperProcess(name, pid, ours))
@@ -348,6 +352,9 @@ class Spawner:
     def _child_ended(self, pid: int, status: int) -> None:
         if pid in self._children:
             self._children.discard(pid)
+            if self._nursery is not None and pid == self._nursery.pid:
+                self._nursery.close()
+                self._nursery = None
             return
         running = self._execs.pop(pid, None)
         if running is not None:

@@ -160,6 +160,11 @@ def adopted(fd: int) -> Connection:
     return Connection(socket.socket(fileno=fd))
 
 
+def listening(fd: int) -> socket.socket:
+    """The listener behind a descriptor that was passed to us."""
+    return socket.socket(fileno=fd)
+
+
 def connect(path: str) -> Connection | None:
     """To the listener at `path`; None when nobody listens there."""
     try:

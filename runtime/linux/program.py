@@ -10,9 +10,11 @@ from runtime.linux._core import ffi, lib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from mmap import mmap
     from typing import Any
 
 _STEP = struct.Struct("=ihhII6q")
+_HEAD = struct.Struct("=8I")  # bytes of steps, data and filter; flags, report; counts of three lists of strings
 _NUMBER, _SLOT, _ADDRESS = range(3)
 _NOWHERE = -1
 _MOST_SLOTS = 255
@@ -93,64 +95,54 @@ class Builder:
         environ: "Sequence[str]",
         candidates: "Sequence[str]",
         filter_: "tuple[bytes, int]",
-    ) -> "Text":
-        """The program, to be loaded here or in another process."""
+    ) -> bytes:
+        """The program as bytes, to be loaded here or in another process."""
         steps = b"".join(_STEP.pack(*step) for step in self._steps)
-        return Text(steps, bytes(self._data), report.number, argv, environ, candidates, filter_)
-
-
-class Text:
-    """A program that is not loaded: bytes and strings, which may be sent to another process."""
-
-    __slots__ = ("argv", "candidates", "data", "environ", "filter", "filter_flags", "report", "steps")
-
-    def __init__(
-        self,
-        steps: bytes,
-        data: bytes,
-        report: int,
-        argv: "Sequence[str]",
-        environ: "Sequence[str]",
-        candidates: "Sequence[str]",
-        filter_: "tuple[bytes, int]",
-    ) -> None:
-        self.steps = steps
-        self.data = data
-        self.report = report
-        self.argv = argv
-        self.environ = environ
-        self.candidates = candidates
-        self.filter, self.filter_flags = filter_
+        code, flags = filter_
+        texts = [os.fsencode(text) for strings in (argv, environ, candidates) for text in strings]
+        counts = len(argv), len(environ), len(candidates)
+        data = bytes(self._data) + bytes(-len(self._data) % 8)
+        head = _HEAD.pack(len(steps), len(data), len(code), flags, report.number, *counts)
+        return b"".join((head, steps, data, code, *(text + b"\0" for text in texts)))
 
 
 class Program:
-    """A text with the memory that it points to, for any number of children."""
+    """A program with the memory that it lies in, for any number of children."""
 
-    __slots__ = ("_kept", "_program")
+    __slots__ = ("_arrays", "_memory", "_program")
 
-    def __init__(self, text: Text) -> None:
-        kept = [ffi.from_buffer("char[]", part) for part in (text.steps, text.data, text.filter)]
-        arrays = []
-        for strings in (text.argv, text.environ, text.candidates):
-            texts = [ffi.new("char[]", os.fsencode(string)) for string in strings]
-            kept += texts
-            arrays.append(ffi.new("char *[]", [*texts, ffi.NULL, ffi.NULL]))
-        self._kept = (kept, arrays)
+    def __init__(self, memory: "bytes | mmap") -> None:
+        length, size, code, flags, report, *counts = _HEAD.unpack_from(memory)
+        start = self._memory = ffi.from_buffer("char[]", memory)
+        steps = start + _HEAD.size
+        place = _HEAD.size + length + size + code
+        arrays: list[Any] = []
+        self._arrays = arrays
+        for count in counts:
+            array = ffi.new("char *[]", count + 2)  # an end, and room for HOME
+            for index in range(count):
+                array[index] = start + place
+                place = memory.find(b"\0", place) + 1
+            arrays.append(array)
         self._program = ffi.new(
             "k_program *",
             {
-                "steps": kept[0],
-                "data": kept[1],
-                "filter": kept[2],
-                "step_count": len(text.steps) // _STEP.size,
-                "filter_count": len(text.filter) // 8,
-                "filter_flags": text.filter_flags,
-                "report": text.report,
+                "steps": steps,
+                "data": steps + length,
+                "filter": steps + length + size,
+                "step_count": length // _STEP.size,
+                "filter_count": code // 8,
+                "filter_flags": flags,
+                "report": report,
                 "argv": arrays[0],
                 "environ": arrays[1],
                 "candidates": arrays[2],
             },
         )
+
+    def release(self) -> None:
+        """Let go of the memory, which can then be unmapped."""
+        ffi.release(self._memory)
 
     def run_between(self, given: "Sequence[int]") -> int:
         """The pid of a child of ours that is born where a process in between has gone; see k_act."""
