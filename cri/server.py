@@ -20,7 +20,7 @@ from cri.config import Config
 from cri.engine.engine import Engine
 from cri.engine.errors import EngineError
 from cri.inspection import Inspection
-from cri.rpc.connection import Method
+from cri.rpc.call import Method
 from cri.rpc.server import Server
 from cri.services.containers import ContainerService
 from cri.services.events import EventService

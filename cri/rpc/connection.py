@@ -12,84 +12,24 @@ import logging
 import socket
 import struct
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from cri.rpc import frames, hpack
-from cri.rpc.frames import BadFrame
-from cri.rpc.pool import Pool
-from cri.rpc.status import Code, Context, Failed
+from cri.rpc import frames, headers, hpack
+from cri.rpc.call import Call, Gone, Method, Service, refusal
+from cri.rpc.frames import BadFrame, BadStream
+from cri.rpc.headers import BadHeaders
+from cri.rpc.status import Code, Failed
 
 log = logging.getLogger(__name__)
 _READ_BYTES = 1 << 18
 _MOST_STREAMS = 1000
 _MOST_HEADER_BYTES = 1 << 16
 _SPARE = 1 << 16  # what frames around a message may add
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """How one RPC is answered. A quick one never blocks, so the thread that reads may answer it."""
-
-    answer: Callable[[Any, Context], Any]
-    parse: Callable[[bytes], Any]
-    serialize: Callable[[Any], bytes]
-    is_streaming: bool = False
-    is_quick: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What all connections of a server share."""
-
-    methods: Mapping[bytes, Method]  # by path: /package.Service/Method
-    pool: Pool
-    message_bytes: int
-
-
-class Gone(Exception):
-    """The caller, or the whole connection, is no longer there."""
-
-
-class Call:
-    """One stream: what was asked so far, and whether somebody still waits for the answer."""
-
-    __slots__ = ("_callbacks", "_deadline", "_is_over", "_lock", "body", "cancelled", "id", "method", "window")
-
-    def __init__(self, identity: int, method: Method, seconds: float | None, window: int, lock: threading.Lock) -> None:
-        self.id = identity
-        self.method = method
-        self.window = window  # what the client still takes on this stream
-        self.body = bytearray()
-        self.cancelled = False
-        self._is_over = False
-        self._deadline = None if seconds is None else time.monotonic() + seconds
-        self._callbacks: list[Callable[[], None]] = []
-        self._lock = lock
-
-    def is_active(self) -> bool:
-        left = self.time_remaining()
-        return not self.cancelled and (left is None or left > 0)
-
-    def time_remaining(self) -> float | None:
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-
-    def add_callback(self, callback: Callable[[], None]) -> bool:
-        with self._lock:
-            if not self._is_over:
-                self._callbacks.append(callback)
-            return not self._is_over
-
-    def end(self, *, is_cancelled: bool) -> None:
-        """It was answered, or the caller gave up; the lock is not held."""
-        with self._lock:
-            self._is_over = True
-            self.cancelled |= is_cancelled
-            callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
+_MOST_UNHEARD = 1000
+_FAREWELL_SECONDS = 0.5
+_MOST_FAREWELL_READS = 16
 
 
 class Connection:
@@ -107,6 +47,7 @@ class Connection:
         self._block = bytearray()
         self._block_of: tuple[int, int] | None = None  # (stream, flags) while CONTINUATION must follow
         self._last = 0
+        self._unheard: deque[int] = deque(maxlen=_MOST_UNHEARD)  # ended by us; the client may not know it yet
         self._taken = 0
         self._is_closing = False
 
@@ -119,14 +60,26 @@ class Connection:
             self._read()
         except BadFrame as broken:
             log.warning("a client broke HTTP/2: %s", broken)
-            self._try_to_send(frames.goaway(self._last, broken.code, str(broken)))
+            self._send_away(broken.code, str(broken))
         except hpack.BadBlock as broken:
             log.warning("a client's headers cannot be read: %s", broken)
-            self._try_to_send(frames.goaway(self._last, frames.COMPRESSION_ERROR, str(broken)))
+            self._send_away(frames.COMPRESSION_ERROR, str(broken))
         except OSError as gone:
             log.debug("a client went: %s", gone)
         finally:
             self._abandon()
+
+    def _send_away(self, code: int, text: str) -> None:
+        """A close with unread bytes is a reset, which can overtake the reason: so they are read first, for a moment."""
+        self._try_to_send(frames.goaway(self._last, code, text))
+        self._socket.settimeout(_FAREWELL_SECONDS)
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+            for _ in range(_MOST_FAREWELL_READS):
+                if not self._socket.recv(_READ_BYTES):
+                    break
+        except OSError:
+            pass  # it went first, or says nothing more
 
     def _greet(self) -> None:
         """Windows so large that a whole message always fits: then none of ours ever waits for us."""
@@ -159,8 +112,7 @@ class Connection:
         at, end = 0, len(buffer)
         while end - at >= frames.HEAD_BYTES:
             length, kind, flags, stream = frames.head(buffer, at)
-            if length > frames.FRAME_BYTES:
-                raise BadFrame(frames.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+            frames.check(kind, stream, length)
             start = at + frames.HEAD_BYTES
             if end - start < length:
                 break
@@ -168,13 +120,29 @@ class Connection:
             if self._block_of is not None and kind != frames.CONTINUATION:
                 raise BadFrame(frames.PROTOCOL_ERROR, "a header block was not finished")
             handle = _HANDLERS.get(kind)
-            if handle is not None:  # frames of unknown kinds are to be ignored
+            if handle is None:
+                continue  # frames of unknown kinds are to be ignored
+            try:
                 handle(self, flags, stream, bytes(buffer[start:at]))
+            except BadStream as broken:
+                log.warning("a client broke HTTP/2 on stream %d: %s", broken.stream, broken)
+                self._end_stream(broken.stream, broken.code)
         return at
 
+    def _end_stream(self, stream: int, code: int) -> None:
+        """Whoever answers on it finds out when it sends."""
+        with self._lock:
+            call = self._calls.pop(stream, None)
+            self._room.notify_all()
+        if call is None or not call.is_whole:
+            self._unheard.append(stream)
+        if call is not None:
+            call.end(is_cancelled=True)
+        self._try_to_send(frames.reset(stream, code))
+
     def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
-        if not stream & 1:
-            raise BadFrame(frames.PROTOCOL_ERROR, f"a client opened stream {stream}")
+        if not stream & 1 or frames.depends_on(flags, payload) == stream:
+            raise BadFrame(frames.PROTOCOL_ERROR, f"a client cannot open stream {stream}, or it depends on itself")
         self._block = bytearray(frames.unpadded(flags, payload))
         self._block_of = (stream, flags)
         if flags & frames.END_HEADERS:
@@ -190,49 +158,67 @@ class Connection:
             self._headers_are_whole()
 
     def _headers_are_whole(self) -> None:
+        """Decoded whatever becomes of them: the table that they change belongs to the connection."""
         assert self._block_of is not None
         stream, flags = self._block_of
         self._block_of = None
-        headers = dict(self._headers.decode(bytes(self._block)))
-        if stream > self._last:
-            self._last = stream
-            self._open(stream, headers)
-        if flags & frames.END_STREAM:
+        block = self._headers.decode(bytes(self._block))
+        is_end = bool(flags & frames.END_STREAM)
+        try:
+            if stream > self._last:
+                self._last = stream
+                self._open(stream, headers.request(block))
+            elif self._still_speaks(stream, frames.HEADERS) is not None:
+                headers.trailers(block)
+                if not is_end:
+                    raise BadStream(stream, frames.PROTOCOL_ERROR, "headers in the middle of a message")
+        except BadHeaders as wrong:
+            raise BadStream(stream, frames.PROTOCOL_ERROR, str(wrong)) from None
+        if is_end:
             self._whole(stream)
 
-    def _open(self, stream: int, headers: dict[bytes, bytes]) -> None:
+    def _still_speaks(self, stream: int, kind: int) -> Call | None:
+        """The call of which the client may send more; None where it does not know yet that we have ended it."""
+        call = self._calls.get(stream)
+        if call is not None and not call.is_whole:
+            return call
+        if call is None and stream in self._unheard:
+            return None
+        if kind == frames.HEADERS:
+            raise BadFrame(frames.STREAM_CLOSED, f"headers on stream {stream}, which is closed")
+        raise BadStream(stream, frames.STREAM_CLOSED, "data after its end")
+
+    def _open(self, stream: int, said: dict[bytes, bytes]) -> None:
         if self._is_closing or len(self._calls) >= _MOST_STREAMS:
+            self._unheard.append(stream)
             self._try_to_send(frames.reset(stream, frames.REFUSED_STREAM))
             return
-        path = headers.get(b":path", b"")
-        method = self._service.methods.get(path)
-        if headers.get(b":method") != b"POST" or not headers.get(b"content-type", b"").startswith(b"application/grpc"):
-            self._refuse(stream, Code.UNKNOWN, "this is not a gRPC request")
-        elif method is None:
-            self._refuse(stream, Code.UNIMPLEMENTED, f"unknown method {path.decode('utf-8', 'replace')}")
-        else:
-            seconds = frames.timeout(headers.get(b"grpc-timeout", b""))
-            with self._lock:
-                self._calls[stream] = Call(stream, method, seconds, self._first_window, self._lock)
+        seconds = frames.timeout(said.get(b"grpc-timeout", b""))
+        call = Call(stream, self._method(said), seconds, self._first_window, self._lock)
+        call.length = said.get(b"content-length")
+        with self._lock:
+            self._calls[stream] = call
 
-    def _refuse(self, stream: int, code: Code, text: str) -> None:
-        """Answer before the question is whole; NO_ERROR tells the client to send no more of it."""
-        answer = frames.closing(stream, code, text, is_opened=False)
-        self._try_to_send(answer + frames.reset(stream, frames.NO_ERROR))
+    def _method(self, said: dict[bytes, bytes]) -> Method:
+        path = said[b":path"]
+        if said[b":method"] != b"POST" or not said.get(b"content-type", b"").startswith(b"application/grpc"):
+            return refusal(Code.UNKNOWN, "this is not a gRPC request")
+        method = self._service.methods.get(path)
+        return method or refusal(Code.UNIMPLEMENTED, f"unknown method {path.decode('utf-8', 'replace')}")
 
     def _on_data(self, flags: int, stream: int, payload: bytes) -> None:
-        if stream > self._last or stream == 0:
+        content = frames.unpadded(flags & frames.PADDED, payload)
+        if stream > self._last:
             raise BadFrame(frames.PROTOCOL_ERROR, f"DATA on stream {stream}, which was never opened")
         self._give_back(len(payload))
-        call = self._calls.get(stream)
-        if call is not None:
-            call.body += frames.unpadded(flags & frames.PADDED, payload)
-            if len(call.body) > self._service.message_bytes + 5:
-                with self._lock:
-                    self._calls.pop(stream, None)
-                self._refuse(stream, Code.RESOURCE_EXHAUSTED, f"larger than {self._service.message_bytes} bytes")
-                return
-        if flags & frames.END_STREAM:
+        call = self._still_speaks(stream, frames.DATA)
+        if call is None:
+            return
+        call.body += content
+        if len(call.body) > self._service.message_bytes + 5:
+            self._fail(call, Code.RESOURCE_EXHAUSTED, f"larger than {self._service.message_bytes} bytes")
+            self._end_stream(stream, frames.NO_ERROR)  # the client need not send the rest
+        elif flags & frames.END_STREAM:
             self._whole(stream)
 
     def _give_back(self, taken: int) -> None:
@@ -246,14 +232,22 @@ class Connection:
         call = self._calls.get(stream)
         if call is None:
             return
+        call.is_whole = True
+        if call.length is not None and call.length != str(len(call.body)).encode():
+            raise BadStream(stream, frames.PROTOCOL_ERROR, "content-length is not the length of the content")
         if call.method.is_quick:
             self._answer(call, is_reader=True)
         elif not self._service.pool.submit(lambda: self._answer(call, is_reader=False)):
             self._fail(call, Code.RESOURCE_EXHAUSTED, "too many calls wait for their turn already")
             self._forget(call)
 
-    def _on_reset(self, _: int, stream: int, payload: bytes) -> None:
-        frames.number(payload)
+    def _on_priority(self, _: int, stream: int, payload: bytes) -> None:
+        if frames.depends_on(frames.HAS_PRIORITY, payload) == stream:
+            raise BadFrame(frames.PROTOCOL_ERROR, f"stream {stream} depends on itself")
+
+    def _on_reset(self, _: int, stream: int, __: bytes) -> None:
+        if stream > self._last:
+            raise BadFrame(frames.PROTOCOL_ERROR, f"a reset of stream {stream}, which was never opened")
         with self._lock:
             call = self._calls.pop(stream, None)
             self._room.notify_all()
@@ -262,34 +256,45 @@ class Connection:
 
     def _on_settings(self, flags: int, _: int, payload: bytes) -> None:
         if flags & frames.ACK:
+            if payload:
+                raise BadFrame(frames.FRAME_SIZE_ERROR, "an acknowledgement with a content")
             return
         for key, value in frames.read_settings(payload):
             if key == frames.INITIAL_WINDOW_SIZE:
-                if value > frames.LARGEST_WINDOW:
-                    raise BadFrame(frames.FLOW_CONTROL_ERROR, "a window is too large")
                 with self._lock:
                     for call in self._calls.values():
                         call.window += value - self._first_window
+                        if call.window > frames.LARGEST_WINDOW:
+                            raise BadFrame(frames.FLOW_CONTROL_ERROR, f"the window of stream {call.id} is too large")
                     self._first_window = value
                     self._room.notify_all()
         self._try_to_send(frames.frame(frames.SETTINGS, frames.ACK, 0))
 
     def _on_ping(self, flags: int, _: int, payload: bytes) -> None:
-        if len(payload) != 8:
-            raise BadFrame(frames.FRAME_SIZE_ERROR, "a PING of an odd length")
         if not flags & frames.ACK:
             self._try_to_send(frames.frame(frames.PING, frames.ACK, 0, payload))
 
     def _on_window_update(self, _: int, stream: int, payload: bytes) -> None:
         more = frames.number(payload) & frames.LARGEST_WINDOW
+        if stream > self._last:
+            raise BadFrame(frames.PROTOCOL_ERROR, f"a window for stream {stream}, which was never opened")
+        if not more:
+            raise (
+                BadStream(stream, frames.PROTOCOL_ERROR, "a window that does not grow")
+                if stream
+                else BadFrame(frames.PROTOCOL_ERROR, "a window that does not grow")
+            )
         with self._lock:
+            call = self._calls.get(stream)
             if stream == 0:
                 self._window += more
                 if self._window > frames.LARGEST_WINDOW:
                     raise BadFrame(frames.FLOW_CONTROL_ERROR, "the connection's window is too large")
-            elif stream in self._calls:
-                self._calls[stream].window += more
+            elif call is not None:
+                call.window += more
             self._room.notify_all()
+        if call is not None and call.window > frames.LARGEST_WINDOW:
+            raise BadStream(stream, frames.FLOW_CONTROL_ERROR, "the window is too large")
 
     def _on_push(self, _: int, __: int, ___: bytes) -> None:
         raise BadFrame(frames.PROTOCOL_ERROR, "a client cannot push")
@@ -324,6 +329,8 @@ class Connection:
     def _request(self, call: Call) -> Any:
         body = bytes(call.body)
         call.body = bytearray()
+        if not call.method.takes_a_message:
+            return body
         if len(body) < 5:
             raise Failed(Code.INVALID_ARGUMENT, "the request holds no message")
         compressed, length = struct.unpack_from(">BL", body)
@@ -440,6 +447,7 @@ class Connection:
 _HANDLERS: dict[int, Callable[[Connection, int, int, bytes], None]] = {
     frames.DATA: Connection._on_data,
     frames.HEADERS: Connection._on_headers,
+    frames.PRIORITY: Connection._on_priority,
     frames.RST_STREAM: Connection._on_reset,
     frames.SETTINGS: Connection._on_settings,
     frames.PUSH_PROMISE: Connection._on_push,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 from cri.rpc.hpack import literal
 from cri.rpc.status import Code
@@ -22,11 +21,12 @@ PADDED = 0x8
 HAS_PRIORITY = 0x20
 
 # error codes
-NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, REFUSED_STREAM = 0, 1, 3, 6, 7
+NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED, FRAME_SIZE_ERROR, REFUSED_STREAM = 0, 1, 3, 5, 6, 7
 COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 9, 11
 
 # settings
-MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 3, 4, 5, 6
+ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 2, 3, 4, 5, 6
+LARGEST_FRAME_BYTES = (1 << 24) - 1
 
 _CONTENT_TYPE = literal(b"content-type", b"application/grpc")
 _OK = b"\x88"  # :status 200, by its place in the static table
@@ -41,6 +41,15 @@ class BadFrame(Exception):
         self.code = code
 
 
+class BadStream(Exception):
+    """The other side broke the rules of one stream; that ends with this error code, the connection goes on."""
+
+    def __init__(self, stream: int, code: int, text: str) -> None:
+        super().__init__(text)
+        self.stream = stream
+        self.code = code
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     length = len(payload)
     return struct.pack(">BHBBL", length >> 16, length & 0xFFFF, kind, flags, stream) + payload
@@ -52,22 +61,53 @@ def head(data: bytes | bytearray, at: int) -> tuple[int, int, int, int]:
     return high << 16 | low, kind, flags, stream & LARGEST_WINDOW
 
 
+_OF_A_STREAM = frozenset((DATA, HEADERS, PRIORITY, RST_STREAM, CONTINUATION))
+_OF_THE_CONNECTION = frozenset((SETTINGS, PING, GOAWAY))
+_EXACT_BYTES = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
+
+
+def check(kind: int, stream: int, length: int) -> None:
+    """What holds for every frame of this kind, whatever was said before."""
+    if length > FRAME_BYTES:
+        raise BadFrame(FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+    if (kind in _OF_A_STREAM and not stream) or (kind in _OF_THE_CONNECTION and stream):
+        raise BadFrame(PROTOCOL_ERROR, f"a frame of kind {kind} on stream {stream}")
+    if length != _EXACT_BYTES.get(kind, length):
+        raise BadFrame(FRAME_SIZE_ERROR, f"a frame of kind {kind} with {length} bytes")
+
+
 def settings(values: dict[int, int]) -> bytes:
     return frame(SETTINGS, 0, 0, b"".join(struct.pack(">HL", key, value) for key, value in values.items()))
 
 
-def read_settings(payload: bytes) -> Iterator[tuple[int, int]]:
+def read_settings(payload: bytes) -> list[tuple[int, int]]:
+    """(key, value) in the order in which they take effect."""
     if len(payload) % 6:
         raise BadFrame(FRAME_SIZE_ERROR, "SETTINGS of an odd length")
-    return struct.iter_unpack(">HL", payload)
+    found: list[tuple[int, int]] = list(struct.iter_unpack(">HL", payload))
+    for key, value in found:
+        if key == INITIAL_WINDOW_SIZE and value > LARGEST_WINDOW:
+            raise BadFrame(FLOW_CONTROL_ERROR, "a window is too large")
+        if key == ENABLE_PUSH and value > 1:
+            raise BadFrame(PROTOCOL_ERROR, f"ENABLE_PUSH is {value}")
+        if key == MAX_FRAME_SIZE and not FRAME_BYTES <= value <= LARGEST_FRAME_BYTES:
+            raise BadFrame(PROTOCOL_ERROR, f"MAX_FRAME_SIZE is {value}")
+    return found
 
 
 def number(payload: bytes) -> int:
     """The 31 bits of a WINDOW_UPDATE, the 32 of an RST_STREAM."""
-    if len(payload) != 4:
-        raise BadFrame(FRAME_SIZE_ERROR, "a number of four bytes is expected")
     found: int = struct.unpack(">L", payload)[0]
     return found
+
+
+def depends_on(flags: int, payload: bytes) -> int | None:
+    """The stream that a HEADERS frame with a priority, or a PRIORITY frame, names as its parent."""
+    start = 1 if flags & PADDED else 0
+    if not flags & HAS_PRIORITY or len(payload) < start + 5:
+        return None
+    parent: int = struct.unpack_from(">L", payload, start)[0]
+    return parent & LARGEST_WINDOW
 
 
 def window_update(stream: int, more: int) -> bytes:

@@ -121,6 +121,8 @@ class Decoder:
                 size, at = _integer(block, at, 5)
                 if size > self._limit:
                     raise BadBlock(f"a table of {size} bytes was not offered")
+                if headers:
+                    raise BadBlock("the size of the table changes behind a header")
                 self._most = size
                 self._shrink()
             else:

@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Mapping
 
-from cri.rpc.connection import Connection, Method, Service
+from cri.rpc.call import Method, Service
+from cri.rpc.connection import Connection
 from cri.rpc.pool import Pool
 
 _BACKLOG = 128

@@ -9,6 +9,7 @@ import sys
 SUITES = {
     "critest": "cri-tools' specs against ketch-cri or containerd",
     "kubernetes": "Kubernetes' own suites (e2e_node, test/e2e) on a node with ketch-cri or containerd",
+    "http2": "h2spec's requirements of HTTP/2 against the server of ketch-cri or grpcio's",
     "runtime-tools": "the OCI project's validation programs with ketch-runtime, runc or crun",
     "cni": "the CNI conformance script against our plugins or the Go plugins",
 }

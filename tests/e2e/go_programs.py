@@ -97,6 +97,7 @@ PROGRAMS = {
             is_folder=True,
         ),
         GoProgram("cnitool", "cni", ("github.com/containernetworking/cni/cnitool",)),
+        GoProgram("h2spec", "h2spec", ("github.com/summerwind/h2spec/cmd/h2spec",)),
         _containerd("containerd"),
         _containerd("containerd-shim-runc-v2"),
         _containerd("ctr"),

@@ -17,7 +17,7 @@ import grpc
 import pytest
 
 from cri.rpc import frames
-from cri.rpc.connection import Method
+from cri.rpc.call import Method
 from cri.rpc.hpack import literal
 from cri.rpc.server import Server
 from cri.rpc.status import Code, Context, Failed
@@ -238,7 +238,8 @@ def test_who_breaks_the_protocol_is_told_and_sent_away(rig: Rig, data: bytes) ->
 
 
 def test_a_request_may_come_byte_by_byte(rig: Rig) -> None:
-    headers = [(b":method", b"POST"), (b":path", b"/t.S/echo"), (b"content-type", b"application/grpc")]
+    headers = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/t.S/echo")]
+    headers.append((b"content-type", b"application/grpc"))
     block = b"".join(literal(*each) for each in headers)
     parts = [
         frames.PREFACE,
