@@ -74,10 +74,11 @@ class Call:
 
     def passed_on(self) -> "dict[str, Any]":
         """The previous result as the next plugin expects it: unchanged, where that is possible."""
+        previous = self.previous  # understood even if it is passed on as it is: nonsense must not spread
         raw = self.raw.get("prevResult")
         if isinstance(raw, dict) and raw.get("cniVersion", self.version) == self.version:
             return raw
-        return self.previous.to_json(self.version)
+        return previous.to_json(self.version)
 
     @property
     def pod(self) -> str:
@@ -90,10 +91,14 @@ class Call:
         """The attachment's name within its network."""
         return attachment_key(self.container_id, self.ifname)
 
+    @property
+    def says_what_is_valid(self) -> bool:
+        return any(name in self.raw for name in _ATTACHMENTS)
+
     def valid_attachments(self) -> "set[str]":
         """GC: the keys of the attachments that live."""
         for name in _ATTACHMENTS:
-            if self.raw.get(name) is not None:
+            if name in self.raw:  # libcni writes an empty list as null
                 listed = self.fields.objects(name)
                 return {attachment_key(item.text("containerID"), item.text("ifname")) for item in listed}
         raise bad_config(_ATTACHMENTS[0], None, "GC needs the list of attachments that are still valid")
@@ -166,14 +171,20 @@ def parse_config(stdin: bytes) -> "dict[str, Any]":
 
 
 def check_version(version: object, command: str) -> None:
-    if not isinstance(version, str) or version not in versions.SUPPORTED:
-        raise CniError(
-            INCOMPATIBLE_VERSION,
-            f"incompatible CNI versions: the configuration says {version!r}",
-            f"this plugin knows {', '.join(versions.SUPPORTED)}",
-        )
+    if not isinstance(version, str):
+        raise CniError(DECODING_FAILURE, f"cniVersion: {version!r}: expected a string")
+    if version not in versions.SUPPORTED:
+        raise incompatible(version, versions.SUPPORTED)
     if not versions.has_verb(version, command):
         raise CniError(INCOMPATIBLE_VERSION, f"the configuration's cniVersion {version} has no {command}")
+
+
+def incompatible(version: str, known: "tuple[str, ...]") -> CniError:
+    return CniError(
+        INCOMPATIBLE_VERSION,
+        f"incompatible CNI versions: the configuration says {version!r}",
+        f"this plugin knows {', '.join(known)}",
+    )
 
 
 def is_name(value: object) -> bool:

@@ -38,6 +38,10 @@ def dispatch(name: str, call: Call) -> "dict[str, Any] | None":
     module = plugin(name)
     if module is None:
         raise CniError(INVALID_ENVIRONMENT, f"{name} is none of our plugins ({', '.join(PLUGINS)})")
+    if call.version not in versions.of_plugin(name):
+        raise calls.incompatible(call.version, versions.of_plugin(name))
+    if call.command == "GC" and not call.says_what_is_valid:
+        return None  # libcni leaves the list out when its caller gave none: nothing tells what is stale
     try:
         answer: dict[str, Any] | None = getattr(module, VERBS[call.command])(call)
     except CniError:
@@ -53,7 +57,7 @@ def run(name: str, environ: "Mapping[str, str]", stdin: bytes) -> tuple[int, str
     try:
         command = environ.get("CNI_COMMAND", "")
         if command == "VERSION":
-            return 0, json_text.dumps(_versions(stdin), indent=4)
+            return 0, json_text.dumps(_versions(name, stdin), indent=4)
         calls.check_environment(command, environ)
         raw = calls.parse_config(stdin)
         if raw.get("cniVersion") in versions.SUPPORTED:
@@ -69,17 +73,17 @@ def run(name: str, environ: "Mapping[str, str]", stdin: bytes) -> tuple[int, str
     return 0, "" if answer is None else json_text.dumps(answer, indent=4)
 
 
-def _versions(stdin: bytes) -> "dict[str, Any]":
+def _versions(name: str, stdin: bytes) -> "dict[str, Any]":
     try:
         asked = calls.parse_config(stdin).get("cniVersion")
     except CniError:  # libcni's older probes send nothing
         asked = None
     version = asked if isinstance(asked, str) and asked else versions.CURRENT
-    return {"cniVersion": version, "supportedVersions": list(versions.SUPPORTED)}
+    return {"cniVersion": version, "supportedVersions": list(versions.of_plugin(name))}
 
 
 def about(name: str) -> str:
-    return f"CNI {name} plugin of Ketch\nCNI protocol versions supported: {', '.join(versions.SUPPORTED)}\n"
+    return f"CNI {name} plugin of Ketch\nCNI protocol versions supported: {', '.join(versions.of_plugin(name))}\n"
 
 
 def _show_traceback() -> None:

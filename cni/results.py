@@ -136,7 +136,8 @@ class Result:
             answer["ips"] = [ip.to_json(version) for ip in self.ips]
         if self.routes:
             answer["routes"] = [route.to_json(version) for route in self.routes]
-        answer["dns"] = self.dns
+        if self.dns or not versions.at_least(version, "1.0.0"):  # as libcni's types of those versions write it
+            answer["dns"] = self.dns
         return answer
 
     def _to_legacy(self, version: str) -> "dict[str, Any]":

@@ -5,6 +5,7 @@ SUPPORTED = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 CURRENT = SUPPORTED[-1]
 DEFAULT = "0.1.0"  # what a configuration without cniVersion means
 
+_FIRST_OF = {"bandwidth": (0, 3, 0), "firewall": (0, 4, 0)}  # the reference's answer to VERSION too
 _FIRST_WITH = {"CHECK": (0, 4, 0), "GC": (1, 1, 0), "STATUS": (1, 1, 0)}
 
 
@@ -19,6 +20,12 @@ def parse(version: str) -> tuple[int, int, int]:
 
 def at_least(version: str, other: str) -> bool:
     return parse(version) >= parse(other)
+
+
+def of_plugin(name: str) -> tuple[str, ...]:
+    """The versions that a plugin serves: those that were made before its kind of result could be said are missing."""
+    first = _FIRST_OF.get(name)
+    return tuple(version for version in SUPPORTED if parse(version) >= first) if first else SUPPORTED
 
 
 def has_verb(version: str, command: str) -> bool:

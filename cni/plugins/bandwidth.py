@@ -15,7 +15,6 @@ from ..errors import CONFLICT, INVALID_CONFIG, MISMATCH, NOT_AVAILABLE, UNSUPPOR
 from ..fields import Fields
 from ..records import Records
 from ..results import Interface
-from ..versions import at_least
 from ..wire.sandbox import Sandbox
 
 TYPE_CHECKING = False
@@ -62,8 +61,6 @@ class Config:
     __slots__ = ("egress", "ingress")
 
     def __init__(self, call: Call) -> None:
-        if not at_least(call.version, "0.3.0"):
-            raise bad_config("cniVersion", call.version, "bandwidth needs 0.3.0 or newer")
         own = any(key in call.fields for key in ("ingressRate", "ingressBurst", "egressRate", "egressBurst"))
         fields = call.fields if own else call.runtime_config().object("bandwidth")
         self.ingress, self.egress = Limit(fields, "ingress"), Limit(fields, "egress")

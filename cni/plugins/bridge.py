@@ -44,6 +44,7 @@ def add(call: Call) -> "dict[str, Any]":
         try:
             layout = Layout(call, config, assigned)
             plan = layout.plan()
+            remove_rules_of_before(call, records, wiring)
             records.write(call.key, layout.record())
             carry_out(plan, wiring)
             return layout.result(wiring).to_json(call.version)
@@ -245,6 +246,13 @@ class Layout:
         return Result(interfaces, self.ips, self.routes, self.config.dns or self.assigned.dns)
 
 
+def remove_rules_of_before(call: Call, records: Records, wiring: Wiring) -> None:
+    """Rules of this attachment's last life: its DEL went to other plugins, while the node was in their hands."""
+    before = records.read(call.key)
+    if before is not None:
+        _remove_rules(call, wiring, call.key, before)
+
+
 def remove_attachment(call: Call, records: Records, wiring: Wiring, *, veth_prefix: str, may_have_rules: bool) -> None:
     """The one teardown: rules, address, link, and last the record, which is what lets us try again."""
     record = records.read(call.key)
@@ -348,7 +356,7 @@ def _check_outside(call: Call, config: Config, wiring: Wiring, peer: int) -> Non
         raise CniError(MISMATCH, f"{host.name} is not a port of bridge {config.bridge} any more")
     if not host.up and not config.disable_container_interface:
         raise CniError(MISMATCH, f"{host.name} is down")
-    if config.is_gateway:
+    if config.is_gateway and not config.force_address:  # that option lets the next one replace the address
         _check_gateways(call, config, wiring, bridge.index)
 
 

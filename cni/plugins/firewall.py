@@ -12,9 +12,8 @@ from runtime.linux.nft import INET, packed
 
 from ..addresses import parse_prefix
 from ..call import Call
-from ..errors import CONFLICT, INVALID_CONFIG, MISMATCH, NOT_AVAILABLE, CniError, bad_config
+from ..errors import CONFLICT, INVALID_CONFIG, MISMATCH, NOT_AVAILABLE, CniError
 from ..records import Records
-from ..versions import at_least
 from ..wire import firewall_iptables, iptables, rules
 from ..wire.forwarding import dropping_chains
 from ..wire.rules import Entry, Policy
@@ -33,8 +32,6 @@ class Config:
     __slots__ = ("admin_chain", "backend", "policy")
 
     def __init__(self, call: Call) -> None:
-        if not at_least(call.version, "0.4.0"):
-            raise bad_config("cniVersion", call.version, "firewall needs 0.4.0 or newer")
         fields = call.fields
         self.backend = fields.choice("backend", "nftables", ("nftables", "iptables"))
         self.policy = fields.choice("ingressPolicy", "open", ("open", "same-bridge", "isolated"))
@@ -50,6 +47,8 @@ def add(call: Call) -> "dict[str, Any]":
     records = Records(call, "firewall")
     with Wiring(in_process=call.in_process) as wiring:
         by_iptables = config.backend == "iptables" or bool(_iptables_drops(wiring))
+        if (before := records.read(call.key)) is not None:  # its DEL went to other plugins, or this is a second ADD
+            _remove(call.network, call.key, before, wiring)
         records.write(call.key, attachment.record(by_iptables=by_iptables))
         try:
             if by_iptables:

@@ -67,6 +67,8 @@ def add(call: Call) -> "dict[str, Any]":
     records = Records(call, "portmap")
     with Wiring(in_process=call.in_process) as wiring:
         _refuse_host_listeners(config, ports)
+        if (before := records.read(call.key)) is not None:  # its DEL went to other plugins, or this is a second ADD
+            _remove(call.network, call.key, before, wiring)
         records.write(call.key, _record(call, config, ports))
         try:
             _enter(call, config, ports, wiring)

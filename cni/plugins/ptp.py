@@ -101,6 +101,7 @@ def add(call: Call) -> "dict[str, Any]":
         try:
             layout = Layout(call, config, assigned or Result())
             plan = layout.plan()
+            bridge.remove_rules_of_before(call, records, wiring)
             records.write(call.key, layout.record())
             carry_out(plan, wiring)
             return layout.result(wiring).to_json(call.version)

@@ -172,7 +172,7 @@ def check_routes(inside: "Netlink", link: Link, result: Result) -> None:
         key = family << 32 | table
         if key not in have:
             listed = inside.routes(family, table)
-            have[key] = {(str(parse_prefix(r.destination)), r.gateway) for r in listed}
+            have[key] = {(str(parse_prefix(r.destination)), gateway) for r in listed for gateway in r.gateways}
         gateways = {gateway for destination, gateway in have[key] if destination == str(route.destination.network)}
         if not gateways or (route.gateway and _plain(route.gateway) not in gateways):
             raise CniError(MISMATCH, f"route {described(route)} is not there any more")

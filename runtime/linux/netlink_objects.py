@@ -130,7 +130,7 @@ class Route:
     """A route; destination is a prefix in text, 0.0.0.0/0 or ::/0 for the default."""
 
     __slots__ = (
-        "advmss", "destination", "family", "flags", "gateway", "kind", "link", "mtu", "prefix", "priority",
+        "advmss", "destination", "family", "flags", "gateway", "gateways", "kind", "link", "mtu", "prefix", "priority",
         "protocol", "scope", "source", "table",
     )  # fmt: skip
 
@@ -142,6 +142,7 @@ class Route:
         zero = "::" if self.family == AF_INET6 else "0.0.0.0"  # noqa: S104 (a destination, nothing listens)
         self.destination = f"{as_address(self.family, found.get(m.RTA_DST)) or zero}/{self.prefix}"
         self.gateway = as_address(self.family, found.get(m.RTA_GATEWAY))
+        self.gateways = self._gateways(found.get(m.RTA_MULTIPATH, b"")) or [self.gateway]
         self.source = as_address(self.family, found.get(m.RTA_PREFSRC))
         self.link = as_int(found.get(m.RTA_OIF))
         self.priority = as_int(found.get(m.RTA_PRIORITY))
@@ -149,6 +150,15 @@ class Route:
         metrics = attributes(found.get(m.RTA_METRICS, b""))
         self.mtu = as_int(metrics.get(m.RTAX_MTU))
         self.advmss = as_int(metrics.get(m.RTAX_ADVMSS))
+
+    def _gateways(self, paths: bytes) -> list[str | None]:
+        """The gateways of a route with several paths: IPv6 makes one of those to the same destination."""
+        found = []
+        while len(paths) >= 8:
+            length = max(int.from_bytes(paths[:2], "little"), 8)
+            found.append(as_address(self.family, attributes(paths[:length], 8).get(m.RTA_GATEWAY)))
+            paths = paths[(length + 3) & ~3 :]
+        return found
 
 
 class Rule:

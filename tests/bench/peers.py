@@ -34,6 +34,11 @@ def oci_runtimes() -> dict[str, str]:
     return found
 
 
+def go_plugins() -> str | None:
+    """The newest Go plugins here: those of the pinned module, else those that a package has installed."""
+    return built("cni-plugins") or next((f for f in CNI_FOLDERS if os.access(f"{f}/bridge", os.X_OK)), None)
+
+
 def plugin_folders() -> dict[str, str]:
     """Name -> folder of every set of CNI plugins here, ours first."""
     found = {"ketch-cni": str(OUR_PLUGINS)}

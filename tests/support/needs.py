@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import peers
 from tests.support import kernel, registry
 
 IN_CI = os.environ.get("CI") == "true"
@@ -174,6 +175,10 @@ PROBES: dict[str, Callable[[], bool]] = {
     "skopeo": _tool("skopeo"),
     "buildah": _tool("buildah"),
     "podman": _tool("podman"),
+    "cni_plugins": lambda: peers.go_plugins() is not None,
+    "built_containerd": lambda: all(peers.built(n) for n in ("containerd", "containerd-shim-runc-v2", "ctr", "runc")),
+    "etc_cni": _exists("/etc/cni"),
+    "cnitool": lambda: peers.built("cnitool") is not None,
 }
 
 # The machine of CI: Debian 12, kernel 6.18, root, cgroup v1 hybrid. Tools are those of its image and of `make setup`.
@@ -205,7 +210,7 @@ CI_OFFERS = frozenset(
     ]
 )
 # Not promised and not forbidden: whether they are there depends on what else was installed.
-UNPROMISED = frozenset({"runc", "crun", "containerd", "go"})
+UNPROMISED = frozenset({"runc", "crun", "containerd", "go", "cni_plugins", "cnitool", "built_containerd", "etc_cni"})
 
 
 def missing(item: pytest.Item) -> list[str]:
