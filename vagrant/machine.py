@@ -274,7 +274,7 @@ def _give_identity(machine: Machine) -> None:
 
 def _ssh_command(machine: Machine) -> list[str]:
     options = [
-        "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=5",
+        "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=120",
         # the default key exchange is post-quantum, which an emulated CPU computes for a second
         "KexAlgorithms=curve25519-sha256", "HostKeyAlgorithms=ssh-ed25519",
         "ControlMaster=auto", f"ControlPath={machine.file('ssh')}", "ControlPersist=600",
@@ -306,7 +306,7 @@ def _wait_for_ssh(machine: Machine) -> None:
         try:
             # QEMU's forwarded port accepts before the guest listens, so only sshd's banner tells
             with socket.create_connection(("127.0.0.1", int(machine.file("port").read_text())), 1) as probe:
-                probe.settimeout(1)
+                probe.settimeout(20)  # a loaded, emulated CPU takes seconds to fork sshd; asking again forks another
                 return probe.recv(4) == b"SSH-"
         except OSError:
             return False

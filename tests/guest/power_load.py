@@ -49,7 +49,7 @@ def start_registry() -> None:
 
 
 def prepare() -> None:
-    """Once for each machine: install, enable, and images of 30 MB that differ, in a registry."""
+    """Once for each machine: install, enable, and images of 9 MB that differ, in a registry."""
     serve_from_the_checkout(SMALL)
     run("systemctl", "enable", "ketch-cri")
     start_registry()
@@ -57,7 +57,7 @@ def prepare() -> None:
         tree = Path(f"/var/tmp/load-{number}")
         (tree / "bin").mkdir(parents=True, exist_ok=True)
         run("cp", "/bin/busybox", f"{tree}/bin/sh")
-        for part in range(30):
+        for part in range(8):
             run("sh", "-c", f"head -c 1000000 /dev/urandom > {tree}/part-{part}")
         run(KETCH, "import", str(tree), tag)
         run(KETCH, "push", tag)
@@ -127,7 +127,7 @@ def main(words: list[str]) -> int:
     start_registry()
     node = Node()
     workers: list[Callable[[], None]] = [lambda: images(node), attachments]
-    workers += [lambda worker=worker: pods(node, worker) for worker in range(2)]  # type: ignore[misc]
+    workers += [lambda worker=worker: pods(node, worker) for worker in range(2)]  
     threads = [threading.Thread(target=_or_die, args=(work,), daemon=True) for work in workers]
     for thread in threads:
         thread.start()
