@@ -58,7 +58,8 @@ class Machine:
 
 def up(machine: Machine, *, cold: bool = False) -> str:
     """Start the machine; says how: restored from the frozen state in seconds, or booted."""
-    if machine.pid is not None and machine.file("image").read_text() == machine.image.directory.name:
+    is_ours = machine.file("ready").exists() and machine.file("image").read_text() == machine.image.directory.name
+    if machine.pid is not None and is_ours:  # without "ready" its start was interrupted: no clock, no name of its own
         return "is up already"
     _fresh_directory(machine)  # one that runs from a former image goes: its key and its packages are others
     started = time.monotonic()
@@ -73,6 +74,7 @@ def up(machine: Machine, *, cold: bool = False) -> str:
         how = "booted"
     _wait_for_ssh(machine)
     _give_identity(machine)
+    machine.file("ready").touch()
     return f"{how} in {time.monotonic() - started:.1f} s"
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from vagrant import box, guest, image, libvirt, machine, power_cuts, run_tests
+from vagrant import box, guest, image, leftovers, libvirt, machine, power_cuts, run_tests
 
 _PROJECT = Path(__file__).resolve().parent.parent
 
@@ -69,6 +69,15 @@ def _shell(chosen: machine.Machine, words: list[str]) -> int:
     return machine.shell(chosen)
 
 
+def _down(chosen: machine.Machine) -> int:
+    port = int(chosen.file("port").read_text()) if chosen.file("port").exists() else None
+    machine.down(chosen)
+    left = list(leftovers.found(chosen.directory, port))
+    for entry in left:
+        print(f"vm: {chosen.name} is down, but left behind: {entry}", file=sys.stderr)
+    return 1 if left else 0
+
+
 def _list() -> None:
     for directory in sorted((image.cache_directory() / "run").glob("*")):
         if (found := _running(directory.name)) is not None:
@@ -81,8 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         _list()
         return 0
     if options.command == "down":
-        machine.down(machine.Machine(image.image(options.suite), options.name))
-        return 0
+        return _down(machine.Machine(image.image(options.suite), options.name))
     if options.command == "libvirt":
         (libvirt.up if options.direction == "up" else libvirt.down)()
         return 0

@@ -127,7 +127,7 @@ def main(words: list[str]) -> int:
     start_registry()
     node = Node()
     workers: list[Callable[[], None]] = [lambda: images(node), attachments]
-    workers += [lambda worker=worker: pods(node, worker) for worker in range(2)]  
+    workers += [lambda worker=worker: pods(node, worker) for worker in range(2)]
     threads = [threading.Thread(target=_or_die, args=(work,), daemon=True) for work in workers]
     for thread in threads:
         thread.start()
