@@ -166,7 +166,8 @@ def delete(root: str, container_id: str, *, force: bool) -> None:
     entry = _load_even_damaged(root, container_id) if force else record.load(root, container_id)
     if not force:
         status = evidence.status(entry)
-        if status != evidence.STOPPED:
+        # As runc and crun do: a task that was never started is deleted by containerd's shim without --force.
+        if status not in (evidence.STOPPED, evidence.CREATED):
             raise WrongState(
                 f"cannot delete container {container_id!r}: it is {status} (stop it first, or use --force)"
             )

@@ -366,7 +366,12 @@ def own_stdio(uid: int) -> None:
 def confine(steps: Sequence[Step], process: Process, context: Context) -> None:
     """The confinement steps, then the working directory as the user itself, for directories that root may not enter."""
     run_steps(steps, context)
-    os.chdir(process.cwd)
+    try:
+        os.chdir(process.cwd)
+    except PermissionError:
+        # Entered as root already, as runc does; only where root may not (NFS) must the user be able to.
+        if os.getcwd() != os.path.normpath(process.cwd):
+            raise
     verify_working_directory()
     if process.cpu_affinity_final:
         SetAffinity(process.cpu_affinity_final).apply(context)

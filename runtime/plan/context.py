@@ -88,6 +88,8 @@ class Context:
         if not stat.S_ISCHR(facts.st_mode) or facts.st_rdev != os.makedev(1, 3):
             os.close(fd)
             raise ValueError("/dev/null of the host is not the null device")
+        # The copy would be a peer of the host's /dev, if that is shared.
+        syscalls.mount_setattr(fd, set_=lib.MOUNT_ATTR_RDONLY, propagation=lib.MS_PRIVATE)
         self.null = Cover(mounts.Tree(fd))
 
     def let_go(self) -> None:

@@ -14,6 +14,7 @@ ALWAYS = (
     DeviceRule(allow=True, kind="c", major=5, minor=1, access="rwm"),
     DeviceRule(allow=True, kind="c", major=5, minor=2, access="rwm"),
     DeviceRule(allow=True, kind="c", major=136, minor=None, access="rwm"),
+    DeviceRule(allow=True, kind="c", major=10, minor=200, access="rwm"),  # tun: of no use without CAP_NET_ADMIN
 )
 
 

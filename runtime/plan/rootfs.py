@@ -90,6 +90,24 @@ class BindRoot(Step):
         context.root = tree.fd
 
 
+class MakeDirectory(Step):
+    """The working directory, made while the root can still be written to."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def describe(self) -> str:
+        return f"make {self.path} where it is missing"
+
+    def apply(self, context: Context) -> None:
+        try:
+            os.close(beneath.make_directories(context.root, self.path))
+        except OSError:
+            pass  # on a mount that is read-only: found missing when the process enters it, with its own sentence
+
+
 class DeviceNode(Step):
     """One node beneath the root; where mknod is not allowed (user namespaces) the host's node is bound."""
 
@@ -333,6 +351,8 @@ def plan_root(config: Config, path: str, *, userns: bool, no_pivot: bool) -> Roo
     masks: list[Step] = [ReadonlyPath(path) for path in linux.readonly_paths]
     masks += [MaskPath(path) for path in linux.masked_paths]
     if config.root.readonly:
+        if config.process is not None and config.process.cwd.strip("/"):
+            masks.append(MakeDirectory(config.process.cwd))
         masks.append(ReadonlyRoot())
     return RootPlan(
         bind=BindRoot(path, linux.rootfs_propagation, host_mounts=host_mounts),

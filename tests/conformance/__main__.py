@@ -13,6 +13,8 @@ SUITES = {
     "runtime-tools": "the OCI project's validation programs with ketch-runtime, runc or crun",
     "cni-parity": "many calls through our plugins and the Go plugins, answers and kernel compared",
     "cni-clients": "cnitool, podman, containerd and the Go plugins together with our plugins",
+    "engines": "podman, containerd, buildah and conmon over ketch-runtime, runc or crun",
+    "differential": "300 generated configs through ketch-runtime, runc and crun; what the containers report",
     "cni": "the CNI conformance script against our plugins or the Go plugins",
 }
 

@@ -159,6 +159,18 @@ def _descriptor(media_type: str, data: bytes) -> dict[str, Any]:
     return {"mediaType": media_type, "size": len(data), "digest": digest_of(data)}
 
 
+def write_layout(path: Path, image: Image, name: str) -> None:
+    """An image of one platform as a tar of an OCI layout, for programs that import from a file."""
+    manifest = image.manifest()
+    named = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
+    entry = _descriptor(image.format.manifest, manifest) | {"annotations": named}
+    layout = Layer().file("oci-layout", '{"imageLayoutVersion":"1.0.0"}')
+    layout.file("index.json", _json({"schemaVersion": 2, "manifests": [entry]}))
+    for blob in (manifest, image.config_blob(), *(layer.data for layer in image.layers)):
+        layout.file(f"blobs/sha256/{digest_of(blob).removeprefix('sha256:')}", blob)
+    path.write_bytes(gzip.decompress(layout.done().data))
+
+
 class PushFailed(Exception):
     """The registry refused a part of an image; the message holds the request and the answer."""
 

@@ -475,3 +475,30 @@ def test_id_mapped_mounts_show_other_owners(box: Runtime, tmp_path: Path) -> Non
     from tests.support.containers import DEFAULT
 
     assert box.said("stat -c %u /owned/file", mounts=[*DEFAULT["mounts"], mount]) == "7\n"
+
+
+def test_a_created_container_is_deleted_without_force(box: Runtime) -> None:
+    """containerd's shim does so with a task that was never started."""
+    create(box)
+    box.ok("delete", "box")
+    assert box.ok("list", "-q") == ""
+
+
+def test_the_working_directory_is_made_beneath_a_read_only_root(box: Runtime) -> None:
+    said = box.said("pwd", **{"process.cwd": "/made/for/it", "root.readonly": True})
+    assert said == "/made/for/it\n"
+
+
+def test_a_working_directory_that_only_root_may_enter_is_entered(box: Runtime) -> None:
+    mount = {"destination": "/closed", "type": "tmpfs", "source": "tmpfs", "options": ["mode=700"]}
+    box.write()
+    mounts = [*json.loads((box.bundle / "config.json").read_text())["mounts"], mount]
+    changes = {"process.cwd": "/closed", "process.user": {"uid": 7, "gid": 7}, "mounts": mounts}
+    assert box.said("pwd", **changes) == "/closed\n"
+
+
+def test_a_mask_is_no_peer_of_the_hosts_devices(box: Runtime) -> None:
+    subprocess.run(["mount", "--make-rshared", "/"], check=True)
+    line = next(s for s in box.said("cat /proc/self/mountinfo").splitlines() if " /proc/keys " in s)
+    assert "shared:" not in line
+    assert " ro,relatime" in line or " ro" in line.split(" - ")[0]

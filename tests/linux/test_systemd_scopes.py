@@ -234,7 +234,10 @@ def test_a_path_of_another_form_is_refused_with_the_form_that_is_expected(box: S
 
 def test_without_a_path_the_scope_is_named_after_the_container_in_the_system_slice(box: Scoped) -> None:
     box.write(
-        **{"process.args": ["cat", "/proc/self/cgroup"], "linux.namespaces": [{"type": "mount"}, {"type": "pid"}]}
+        **{
+            "process.args": ["cat", "/proc/self/cgroup"],
+            "linux.namespaces": [{"type": "mount"}, {"type": "pid"}, {"type": "uts"}],
+        }
     )
     said = box.ok("run", "-b", str(box.bundle), "a")
     assert "/system.slice/ketch-a.scope" in said
