@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from proto import cri_pb2 as pb
 from tests.support import instruments
 from tests.support.containers import Runtime
+from tests.support.pod_driver import daemon
 
 # A private /run or cgroup namespace would hide systemd, so these run where it does.
 pytestmark = [pytest.mark.needs("root", "systemd"), pytest.mark.own_namespaces]
@@ -249,3 +251,29 @@ def test_explain_shows_the_scope_without_making_it(box: Scoped) -> None:
     assert f"systemd: start t-a.scope in {SLICE}" in said
     assert "systemd: TasksMax = 7" in said
     assert shown("t-a.scope", "LoadState")["LoadState"] == "not-found"
+
+
+@pytest.mark.needs("overlay", "busybox")
+def test_pods_of_the_engine_are_scopes_and_a_resize_is_told_to_systemd(tmp_path: Path) -> None:
+    config = '[runtime]\ncgroup_driver = "systemd"\n'
+    for cri in daemon(tmp_path, config=config):
+        options = {"network": "NODE", "pid": "POD"}
+        linux = {"cgroup_parent": SLICE, "security_context": {"namespace_options": options}}
+        pod = cri.run_pod("scoped", linux=linux)
+        assert shown(f"ketch-{pod.id}.scope", "ActiveState", "Slice") == {"ActiveState": "active", "Slice": SLICE}
+        container = pod.start("sleep", "1000", linux={"resources": {"memory_limit_in_bytes": 64 << 20}})
+        unit = f"cri-containerd-{container.id}.scope"
+        memory = "MemoryMax" if V2 else "MemoryLimit"
+        assert shown(unit, "Slice", memory) == {"Slice": SLICE, memory: str(64 << 20)}
+        assert container.exec("echo", "inside").stdout == b"inside\n"
+        limits = pb.LinuxContainerResources(memory_limit_in_bytes=96 << 20)
+        cri.call("UpdateContainerResources", container_id=container.id, linux=limits)
+        systemctl("daemon-reload")
+        assert shown(unit, memory) == {memory: str(96 << 20)}
+        assert cri.call("ContainerStats", container_id=container.id).stats.memory.working_set_bytes.value > 0
+        container.stop()
+        assert container.wait().exit_code == 137
+        pod.remove()
+        assert shown(unit, "LoadState")["LoadState"] == "not-found"
+        assert shown(f"ketch-{pod.id}.scope", "LoadState")["LoadState"] == "not-found"
+    systemctl("stop", SLICE, "ketch.slice")
