@@ -185,6 +185,8 @@ def create(request: CreateRequest) -> Created:
         durable.replace(f"{directory}/config.json", data, 0o600, durable=False)
         return _make(request, plan, layout, entry, lock.fd)
     except BaseException as error:
+        if isinstance(error, handshake.Died) and (killed := remove.killed_for_memory(entry)):
+            error = CreateFailed(f"{error}: {killed}")
         _undo(entry, error)
         raise _as_failure(error) from error
     finally:

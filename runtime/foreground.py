@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import _signal as signal  # type: ignore[import-not-found]  # signal imports enum, 3 ms
 import os
+import sys
 
 from runtime import create, remove
 from runtime.commands import life
@@ -38,7 +39,7 @@ def run(settings: Options, options: Options) -> int:
         raise
     if detach:
         return 0
-    return _attend(created, terminal, keep=options.flag("--keep"))
+    return _attend(settings, created, terminal, keep=options.flag("--keep"))
 
 
 def _own_terminal(request: create.CreateRequest, *, detach: bool) -> object | None:
@@ -54,7 +55,7 @@ def _reap(pid: int) -> None:
         pass
 
 
-def _attend(created: Created, terminal: object | None, *, keep: bool) -> int:
+def _attend(settings: Options, created: Created, terminal: object | None, *, keep: bool) -> int:
     """Wait for the init, passing signals on; then remove the container."""
     pid = created.record.pid
     if terminal is not None:
@@ -63,9 +64,21 @@ def _attend(created: Created, terminal: object | None, *, keep: bool) -> int:
         status = own_terminal.attend(terminal, pid)
     else:
         status = wait_passing_signals(pid)
+    if status == 128 + signal.SIGKILL:
+        tell_of_memory(settings, created)
     if not keep:
         remove.remove(created.record, run_hooks=True)
     return status
+
+
+def tell_of_memory(settings: Options, created: Created) -> None:
+    """A kill that nobody asked for: which group, which limit, which victim. Before the group and its counters go."""
+    sentence = remove.killed_for_memory(created.record)
+    if sentence:
+        from runtime.cli import log_line
+
+        log_line(settings.value("--log"), sentence, as_json=settings.value("--log-format") == "json", level="warning")
+        sys.stderr.write(f"ketch-runtime: {sentence}\n")
 
 
 def wait_passing_signals(pid: int) -> int:

@@ -11,7 +11,7 @@ from runtime.errors import CreateFailed
 from runtime.inside import handshake, init
 from runtime.linux import cgroup, json_text, mounts, namespaces, processes, syscalls
 from runtime.linux._core import lib
-from runtime.plan import container
+from runtime.plan import container, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ def _between(plan: Plan, launch: init.Launch, child: handshake.ChildEnd, writing
     if launch.group is not None:
         launch.group.enter()
     if plan.userns:
+        identity.take_oom_score(plan.process_steps)
         _show_whole_proc(plan)
     context: Context = init.prepare(plan)
     if "user" not in spaces.new:

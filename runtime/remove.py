@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from runtime.record import Record
 
 
+def killed_for_memory(entry: Record) -> str:
+    """What the kernel killed in the container's group for want of memory, as a sentence; empty if it did not."""
+    directory = entry.cgroup_paths.get(cgroup.UNIFIED if entry.cgroup_v2 else "memory", "")
+    if not directory:
+        return ""
+    from runtime.keep import oom
+
+    count = oom.kills(directory)
+    return oom.describe(directory, count) if count else ""
+
+
 def kill_everything(entry: Record) -> None:
     """SIGKILL every process of the container and wait until they are gone."""
     if entry.cgroup_paths:

@@ -19,7 +19,7 @@ from runtime.linux.frozen import Frozen
 from runtime.linux.steps import Step
 from runtime.linux.steps import run as run_steps
 from runtime.plan.context import Context
-from runtime.plan.identity import SetAffinity
+from runtime.plan.identity import SetAffinity, take_oom_score
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def _middle(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, pidfd: int, 
     init.seal(terminal=plan.process.terminal)
     for fd in launch.foreign:
         os.close(fd)
+    if plan.userns:
+        take_oom_score(plan.process_steps)
     syscalls.prctl(lib.PR_SET_DUMPABLE, 0)
     if launch.group is not None:
         launch.group.enter()

@@ -14,6 +14,8 @@ from runtime.spec.reader import SpecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from runtime.plan.context import Context
     from runtime.spec.model import Config, IOPriority, MemoryPolicy, Process, Rlimit, Scheduler
 
@@ -278,10 +280,33 @@ class OOMScore(Step):
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM):
                 raise
+            if own_oom_score() == self.score:
+                return
             context.warn(
                 f"process.oomScoreAdj: cannot be lowered to {self.score}: "
                 "that needs CAP_SYS_RESOURCE, which this host does not give"
             )
+
+
+OWN_OOM_SCORE = "/proc/self/oom_score_adj"
+
+
+def own_oom_score() -> int:
+    """What we have, and our children will."""
+    with open(OWN_OOM_SCORE) as file:
+        return int(file.read())
+
+
+def take_oom_score(steps: Iterable[Step]) -> None:
+    """For a process whose children live in a user namespace: their file belongs to the host's root, and what they
+    inherit is already theirs. What is refused here is told by the step."""
+    for step in steps:
+        if isinstance(step, OOMScore):
+            try:
+                with open(OWN_OOM_SCORE, "w") as file:
+                    file.write(str(step.score))
+            except PermissionError:
+                return
 
 
 def plan_names(config: Config) -> list[Step]:

@@ -125,7 +125,8 @@ class DeviceNode(Step):
     def prepare(self, context: Context) -> None:
         """Open the host's node when it is to be bound."""
         if self.bind and self.device.kind != "p":
-            context.trees[self] = mounts.clone(self.device.path, recursive=False)
+            tree = context.trees[self] = mounts.clone(self.device.path, recursive=False)
+            syscalls.mount_setattr(tree.fd, propagation=lib.MS_PRIVATE)  # no peer of the host's /dev
 
     def apply(self, context: Context) -> None:
         device = self.device

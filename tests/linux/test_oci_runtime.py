@@ -502,3 +502,36 @@ def test_a_mask_is_no_peer_of_the_hosts_devices(box: Runtime) -> None:
     line = next(s for s in box.said("cat /proc/self/mountinfo").splitlines() if " /proc/keys " in s)
     assert "shared:" not in line
     assert " ro,relatime" in line or " ro" in line.split(" - ")[0]
+
+
+HUNGRY = "x=$(head -c 100000000 /dev/zero | tr '\\0' a); echo $x | wc -c"
+
+
+def test_a_kill_for_memory_names_the_group_its_limit_and_the_victim(box: Runtime) -> None:
+    limited = {"linux.resources": {"memory": {"limit": 24 << 20, "swap": 24 << 20}}}
+    done = box.run(HUNGRY, **limited)
+    assert done.returncode == 137
+    assert "the kernel killed sh (pid " in done.stderr
+    assert f"whose limit is {24 << 20} bytes" in done.stderr
+    assert "box" in done.stderr.partition("of cgroup ")[2]
+
+
+def test_a_limit_too_small_for_the_start_is_named(box: Runtime) -> None:
+    box.write(**{"linux.resources": {"memory": {"limit": 256 << 10, "swap": 256 << 10}}})
+    done = box.call("create", "-b", str(box.bundle), "box")
+    assert done.returncode == 1
+    assert "the kernel killed" in done.stderr
+    assert f"{256 << 10} bytes" in done.stderr
+    assert box.ok("list", "-q") == ""
+
+
+def test_an_oom_score_is_set_in_a_user_namespace_too(box: Runtime) -> None:
+    mappings = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    subprocess.run(["chown", "-R", "100000:100000", str(box.rootfs)], check=True)
+    for path in (box.bundle, *list(box.bundle.parents)[:-1]):
+        path.chmod(path.stat().st_mode | 0o055)
+    namespaces = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network", "cgroup", "user")]
+    changes = {"linux.namespaces": namespaces, "linux.uidMappings": mappings, "linux.gidMappings": mappings}
+    box.start("sleep", "1000", **{"process.oomScoreAdj": 321}, **changes)
+    assert Path(f"/proc/{box.state()['pid']}/oom_score_adj").read_text() == "321\n"
+    assert box.ok("exec", "box", "cat", "/proc/self/oom_score_adj") == "321\n"

@@ -12,7 +12,7 @@ runtime = "$RUNTIME"
 [containers]
 netns = "none"
 pids_limit = 200
-default_ulimits = ["nofile=1024:1024"]
+default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
 END
 echo '{"default": [{"type": "insecureAcceptAnything"}]}' > "$WORK/etc/policy.json"
 export CONTAINERS_CONF="$WORK/etc/containers.conf"
