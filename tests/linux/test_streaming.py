@@ -13,14 +13,14 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
-from cri.streaming import spdy, websocket
+from cri.streaming import websocket
 from cri.streaming.backend import ExecRequest, PortForwardRequest
 from cri.streaming.server import StreamingServer, TlsFiles
 from tests.support.local_sessions import LocalBackend
+from tests.support.spdy_client import SpdyClient, connect, exec_session
 
 
 @pytest.fixture
@@ -35,63 +35,8 @@ def ask(*argv: str, stdin: bool = False, tty: bool = False, container: str = "c"
     return ExecRequest(container, argv, tty=tty, stdin=stdin, stdout=True, stderr=not tty)
 
 
-def connect(url: str, *headers: str, method: str = "POST", context: ssl.SSLContext | None = None) -> socket.socket:
-    """An upgraded connection; the answer must be 101."""
-    parts = urlsplit(url)
-    sock = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20)
-    if context:
-        sock = context.wrap_socket(sock)
-    lines = (f"{method} {parts.path} HTTP/1.1", "Host: x", "Connection: Upgrade", *headers)
-    sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-    answer = b""
-    while not answer.endswith(b"\r\n\r\n") and (byte := sock.recv(1)):
-        answer += byte
-    if not answer.startswith(b"HTTP/1.1 101"):
-        sock.close()
-        raise AssertionError(answer)
-    return sock
-
-
-class SpdyClient:
-    """Opens streams and collects what comes on them."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.decoder = spdy.Decoder()
-        self.encoder = spdy.Encoder()
-        self.names: dict[int, str] = {}
-        self.received: dict[str, bytearray] = {}
-        self.finished: set[str] = set()
-
-    def open(self, name: str, **headers: str) -> int:
-        stream = 2 * len(self.names) + 1
-        self.names[stream] = name
-        self.received[name] = bytearray()
-        self.sock.sendall(self.encoder.syn_stream(stream, {"streamtype": name.split()[0], **headers}))
-        return stream
-
-    def send(self, stream: int, data: bytes, *, finished: bool = False) -> None:
-        self.sock.sendall(spdy.data_head(stream, len(data), finished=finished) + data)
-
-    def read_until_finished(self, *names: str) -> None:
-        while not set(names) <= self.finished:
-            chunk = self.sock.recv(65536)
-            assert chunk, f"closed before {names} ended: {self.received}"
-            for event in self.decoder.feed(chunk):
-                if isinstance(event, spdy.StreamData):
-                    self.received[self.names[event.stream]] += event.data
-                    if event.finished:
-                        self.finished.add(self.names[event.stream])
-
-
 def spdy_exec(server: StreamingServer, request: ExecRequest) -> tuple[SpdyClient, int]:
-    url = server.register_exec(request)
-    client = SpdyClient(connect(url, "Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: v4.channel.k8s.io"))
-    client.open("error")
-    stdin = client.open("stdin") if request.stdin else 0
-    client.open("stdout")
-    client.open("resize" if request.tty else "stderr")
-    return client, stdin
+    return exec_session(server.register_exec(request), stdin=request.stdin, tty=request.tty)
 
 
 def status(client: SpdyClient) -> dict[str, object]:
