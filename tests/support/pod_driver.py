@@ -84,7 +84,9 @@ class Daemon:
         if not self.socket.exists():
             return False
         try:
-            self.channel = grpc.insecure_channel(f"unix:{self.socket}")
+            self.channel = grpc.insecure_channel(
+                f"unix:{self.socket}", options=[("grpc.max_receive_message_length", 16 << 20)]
+            )  # as a kubelet has it
             self.call("Version", deadline=2)
         except grpc.RpcError:
             self.channel.close()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pod with one container through the CRI, call by call: ketch-cri and containerd, both warm, on one machine."""
+"""One pod with one container through the CRI, call by call: ketch-cri and each containerd here, all warm."""
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -37,17 +38,42 @@ state = "{folder}/run"
 [plugins.'io.containerd.nri.v1.nri']
   disable = true
 """
+_CONTAINERD_1 = """version = 2
+root = "{folder}/root"
+state = "{folder}/run"
+[grpc]
+  address = "{folder}/cri.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{pause}"
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "runc"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        BinaryName = "{runc}"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "{plugins}"
+    conf_dir = "{folder}/net.d"
+"""
+PROGRAMS = ("containerd", "ctr", "containerd-shim-runc-v2", "runc")
 
 
 class Containerd(Daemon):
     """The peer, with every path in a folder of its own and a bridge of its own."""
 
-    def __init__(self, folder: Path, programs: dict[str, str]) -> None:
+    def __init__(self, folder: Path, programs: dict[str, str], number: int) -> None:
         network = json.loads(json.dumps(NETWORK))
-        network["plugins"][0].update(bridge="cni1", ipMasqBackend="nftables")
-        network["plugins"][0]["ipam"]["ranges"] = [[{"subnet": "10.89.0.0/16"}]]
+        said = subprocess.run([programs["containerd"], "--version"], capture_output=True, text=True).stdout
+        is_old = " 1." in said or "v1." in said  # Debian's, with plugins that know neither nftables nor CNI 1.1
+        if is_old:
+            network["cniVersion"] = "1.0.0"
+        network["plugins"][0].update(bridge=f"cni{number}", **({} if is_old else {"ipMasqBackend": "nftables"}))
+        network["plugins"][0]["ipam"]["ranges"] = [[{"subnet": f"10.{88 + number}.0.0/16"}]]
         super().__init__(folder, network=network)
-        self.config.write_text(_CONTAINERD.format(folder=folder, pause=PAUSE, **programs))
+        self.config.write_text(
+            (_CONTAINERD_1 if is_old else _CONTAINERD).format(folder=folder, pause=PAUSE, **programs)
+        )
         path = ":".join(str(Path(p).parent) for p in programs.values()) + ":/usr/sbin:/usr/bin:/sbin:/bin"
         self.command = ["env", f"PATH={path}", programs["containerd"], "--config", str(self.config)]
         self._ctr = [programs["ctr"], "--address", str(self.socket), "--namespace", "k8s.io"]
@@ -57,24 +83,28 @@ class Containerd(Daemon):
 
 
 def contenders(work: Path) -> list[Contender]:
-    """Both get the same busybox, as a file; a socket's path must be short, so they live in /run."""
-    archives = _images(work)
+    return [Contender(name, _cycle(daemon), ours=ours) for name, daemon, ours in daemons(work)]
+
+
+def daemons(work: Path) -> list[tuple[str, Daemon, bool]]:
+    """All get the same busybox, as a file; a socket's path must be short, so they live in /run."""
+    archives = images(work)
     ours = Daemon(Path("/run/bench-ketch"))
-    _stock(ours, archives)
+    stock(ours, archives)
     ours.start()
-    found = [Contender("ketch-cri", _cycle(ours), ours=True)]
-    names = ("containerd", "ctr", "containerd-shim-runc-v2", "runc")
-    programs = {name: peers.built(name) for name in names}
-    plugins = peers.built("cni-plugins") or next((f for f in peers.CNI_FOLDERS if Path(f).is_dir()), None)
-    if plugins and all(programs.values()):
-        known = {name.replace("-", "_"): str(p) for name, p in programs.items()}
-        known["containerd"], known["plugins"] = str(programs["containerd"]), plugins
-        theirs = Containerd(Path("/run/bench-containerd"), known)
-        theirs.start()
-        for archive in archives:
-            theirs.take(archive)
-        wait_for(lambda: _ready(theirs), 20, lambda: f"containerd is not ready: {theirs.call('Status')}")
-        found.append(Contender("containerd (built)", _cycle(theirs)))
+    found = [("ketch-cri", ours, True)]
+    installed = {name: shutil.which(name) for name in PROGRAMS}
+    for kind, programs in (("built", {name: peers.built(name) for name in PROGRAMS}), ("installed", installed)):
+        plugins = peers.built("cni-plugins") if kind == "built" else None
+        plugins = plugins or next((f for f in peers.CNI_FOLDERS if Path(f).is_dir()), None)
+        if plugins and all(programs.values()):
+            known = {name.replace("-", "_"): str(p) for name, p in programs.items()} | {"plugins": plugins}
+            theirs = Containerd(Path(f"/run/bench-{kind}"), known, len(found))
+            theirs.start()
+            for archive in archives:
+                theirs.take(archive)
+            wait_for(lambda t=theirs: _ready(t), 20, lambda: "containerd is not ready")  # type: ignore[misc]
+            found.append((f"containerd ({kind})", theirs, False))
     return found
 
 
@@ -83,7 +113,7 @@ def _ready(daemon: Daemon) -> bool:
     return conditions["RuntimeReady"] and conditions["NetworkReady"]
 
 
-def _images(work: Path) -> list[Path]:
+def images(work: Path) -> list[Path]:
     from cri.images.store import ImageStore
 
     store = ImageStore(str(work / "images"), auth_files=[])
@@ -103,7 +133,7 @@ def _images(work: Path) -> list[Path]:
     return archives
 
 
-def _stock(daemon: Daemon, archives: list[Path]) -> None:
+def stock(daemon: Daemon, archives: list[Path]) -> None:
     from cri.images.store import ImageStore
 
     store = ImageStore(str(daemon.root / "images"), auth_files=[])
