@@ -10,9 +10,11 @@ from typing import Any
 
 from cri.engine import usage
 from cri.engine.engine import Engine
+from cri.engine.records import ContainerRecord, PodRecord
 from cri.engine.stats import ContainerUsage, PodUsage
 from cri.services import answer, filters, metrics, wire
 from cri.services.images import filesystem
+from cri.services.warm import Warm
 from proto import cri_pb2 as pb
 
 BATCH = 500
@@ -24,6 +26,18 @@ class StatsService:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._stats = engine.stats
+        self._disk = ""  # the mount point under the writable layers; asking for it counts the whole store
+        book = engine.book
+        self._warm_containers = Warm[ContainerRecord](
+            lambda r: container_stats(self._stats.container(r)), lambda r: (r.id, book.state(r))
+        )
+        self._warm_pods = Warm[PodRecord](lambda r: pod_stats(self._stats.pod(r)), self._members)
+        self._warm_metrics = Warm[PodRecord](self._metrics_of, self._members)
+
+    def _members(self, record: PodRecord) -> tuple[object, ...]:
+        """What makes a pod's numbers those of another set of processes."""
+        book = self._engine.book
+        return (record.id, record.phase, *((c.id, book.state(c)) for c in book.of_pod(record.id)))
 
     def ContainerStats(self, request: Any, context: Any) -> Any:
         record = self._engine.container(wire.required(request.container_id, "container_id"))
@@ -39,7 +53,7 @@ class StatsService:
 
     def _containers(self, wanted: Any) -> list[Any]:
         records = [r for r in self._engine.containers() if filters.container_named(r, wanted)]
-        return [container_stats(self._stats.container(r)) for r in records]
+        return self._warm_containers.messages(records)
 
     def PodSandboxStats(self, request: Any, context: Any) -> Any:
         record = self._engine.pod(wire.required(request.pod_sandbox_id, "pod_sandbox_id"))
@@ -55,7 +69,7 @@ class StatsService:
 
     def _pods(self, wanted: Any) -> list[Any]:
         records = [r for r in self._engine.pods() if filters.pod_stats(r, wanted)]
-        return [pod_stats(self._stats.pod(r)) for r in records]
+        return self._warm_pods.messages(records)
 
     def ListMetricDescriptors(self, request: Any, context: Any) -> Any:
         return pb.ListMetricDescriptorsResponse(
@@ -73,8 +87,12 @@ class StatsService:
             yield pb.StreamPodSandboxMetricsResponse(pod_sandbox_metrics=items[first : first + BATCH])
 
     def _metrics(self) -> list[Any]:
-        disk = self._engine.images.fs_info().mountpoint
-        return [metrics.of_pod(self._stats.pod(r, full=True), self._stats, disk) for r in self._engine.pods()]
+        if not self._disk:
+            self._disk = self._engine.images.fs_info().mountpoint
+        return self._warm_metrics.messages(self._engine.pods())
+
+    def _metrics_of(self, record: PodRecord) -> Any:
+        return metrics.of_pod(self._stats.pod(record, full=True), self._stats, self._disk)
 
 
 def value(held: int | None) -> Any:
