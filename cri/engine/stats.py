@@ -16,6 +16,7 @@ from cri.images.model import FsUsage
 from runtime.linux.quick_dataclasses import dataclass
 
 LAYER_SECONDS = 10.0
+PATIENCE_SECONDS = 0.2
 RATE_NS = 500_000_000  # two looks closer than this say nothing about a rate
 
 
@@ -46,6 +47,7 @@ class Stats:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._lock = threading.Lock()
+        self._counted = threading.Condition(self._lock)
         # id -> (time, cpu, rate)
         self._last: dict[str, tuple[int, int, int | None]] = {}
         self._layers: dict[str, tuple[float, FsUsage]] = {}
@@ -53,10 +55,11 @@ class Stats:
         self._asked: set[str] = set()
         self._thread: threading.Thread | None = None
 
-    def container(self, record: ContainerRecord, *, full: bool = False) -> ContainerUsage:
+    def container(self, record: ContainerRecord, *, full: bool = False, patient: bool = False) -> ContainerUsage:
+        """`patient`: a layer that was never counted is waited for, a moment."""
         running = self._context.book.state(record) == State.RUNNING
         seen = usage.look(self._context.cgroups.group(record.cgroups_path), full=full) if running else None
-        return ContainerUsage(record, seen, self._rate(record.id, seen), self.layer(record.id))
+        return ContainerUsage(record, seen, self._rate(record.id, seen), self.layer(record.id, patient=patient))
 
     def pod(self, record: PodRecord, *, full: bool = False) -> PodUsage:
         members = [self.container(c, full=full) for c in self._context.book.of_pod(record.id)]
@@ -90,8 +93,16 @@ class Stats:
             self._last[identity] = (seen.time_ns, seen.cpu.total_ns, new)
             return new
 
-    def layer(self, identity: str) -> FsUsage | None:
+    def layer(self, identity: str, *, patient: bool = False) -> FsUsage | None:
         """The size of a writable layer as last counted; counting walks a tree, so it happens beside the call."""
+        found = self._ask_for(identity)
+        if found is None and patient:
+            with self._counted:
+                self._counted.wait_for(lambda: identity in self._layers, PATIENCE_SECONDS)
+            found = self._layers.get(identity)
+        return found[1] if found is not None else None
+
+    def _ask_for(self, identity: str) -> tuple[float, FsUsage] | None:
         with self._lock:
             found = self._layers.get(identity)
             if (found is None or time.monotonic() - found[0] > LAYER_SECONDS) and identity not in self._asked:
@@ -100,7 +111,7 @@ class Stats:
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._count, name="layers", daemon=True)
                     self._thread.start()
-        return found[1] if found is not None else None
+        return found
 
     def _count(self) -> None:
         while True:
@@ -109,10 +120,11 @@ class Stats:
                 counted = self._context.images.rootfs_usage(identity)
             except (ImageError, OSError):
                 counted = None
-            with self._lock:
+            with self._counted:
                 self._asked.discard(identity)
                 if counted is not None and identity in self._context.book.containers:
                     self._layers[identity] = (time.monotonic(), counted)
+                    self._counted.notify_all()
 
 
 def total(seen: list[usage.Usage]) -> usage.Usage | None:

@@ -18,6 +18,7 @@ from cri.services.warm import Warm
 from proto import cri_pb2 as pb
 
 BATCH = 500
+FEW = 4
 
 
 class StatsService:
@@ -41,7 +42,7 @@ class StatsService:
 
     def ContainerStats(self, request: Any, context: Any) -> Any:
         record = self._engine.container(wire.required(request.container_id, "container_id"))
-        return pb.ContainerStatsResponse(stats=container_stats(self._stats.container(record)))
+        return pb.ContainerStatsResponse(stats=container_stats(self._stats.container(record, patient=True)))
 
     def ListContainerStats(self, request: Any, context: Any) -> Any:
         return pb.ListContainerStatsResponse(stats=self._containers(request.filter))
@@ -53,6 +54,8 @@ class StatsService:
 
     def _containers(self, wanted: Any) -> list[Any]:
         records = [r for r in self._engine.containers() if filters.container_named(r, wanted)]
+        if len(records) <= FEW:
+            return [container_stats(self._stats.container(r, patient=True)) for r in records]
         return self._warm_containers.messages(records)
 
     def PodSandboxStats(self, request: Any, context: Any) -> Any:

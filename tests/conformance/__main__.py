@@ -10,6 +10,7 @@ SUITES = {
     "critest": "cri-tools' specs against ketch-cri or containerd",
     "kubernetes": "Kubernetes' own suites (e2e_node, test/e2e) on a node with ketch-cri or containerd",
     "http2": "h2spec's requirements of HTTP/2 against the server of ketch-cri or grpcio's",
+    "crictl": "every command of crictl on ketch-cri and on containerd, both at once on one machine",
     "runtime-tools": "the OCI project's validation programs with ketch-runtime, runc or crun",
     "cni-parity": "many calls through our plugins and the Go plugins, answers and kernel compared",
     "cni-clients": "cnitool, podman, containerd and the Go plugins together with our plugins",

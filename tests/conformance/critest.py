@@ -138,10 +138,12 @@ def main(words: list[str]) -> int:
         flags += [*WEBSOCKET, "--ginkgo.focus=Streaming"]
     elif wanted.focus:
         flags.append(f"--ginkgo.focus={wanted.focus}")
-    is_whole = not flags
+    is_whole = not flags and not wanted.program
     if wanted.parallel:
         flags.append(f"--parallel={wanted.parallel}")
     expected = table.parse_expected((HERE / f"critest-{wanted.runtime}.expected").read_text())
+    if wanted.program:
+        expected["NRI"] = "comes later; the specs of the main branch need its socket"
     worst = 0
     for number in range(wanted.seeds):
         seed = [f"--ginkgo.seed={random.SystemRandom().randrange(1, 2**31)}"] if wanted.seeds > 1 else []
