@@ -186,13 +186,13 @@ def _enter(call: Call, config: Config, ports: HostPorts, wiring: Wiring) -> None
         _refuse_crossing(call, config, ports, wiring)
     claims, returns = ports.claims(), ports.returns()
     try:
-        rules.add(wiring.nft, claims, ports.policies(), exclusive=True)
+        rules.add(wiring.nft, returns, ports.policies(), claims=claims)
     except KernelError as error:
         if error.errno != errno.EEXIST:
             raise
         _settle(call, config, claims, wiring)
         rules.add(wiring.nft, claims, ports.policies())
-    rules.replace(wiring.nft, returns, ports.policies())
+        rules.replace(wiring.nft, returns, ports.policies())
 
 
 def _settle(call: Call, config: Config, claims: list[Entry], wiring: Wiring) -> None:

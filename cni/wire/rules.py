@@ -28,7 +28,7 @@ from ..records import short_hash
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 TABLE = "ketch_cni"
 MARK = 0x2000  # bit 13, as the reference portmap's: "this connection goes through a host port"
@@ -154,9 +154,15 @@ def comment_of(network: str, key: str) -> str:
     )
 
 
-def add(socket: Nft, entries: list[Entry], policies: "Iterable[Policy]" = (), *, exclusive: bool = False) -> None:
-    """Add elements in one transaction; load what they need and is not there. EEXIST passes on to the caller."""
-    requests = [entry.adding(exclusive=exclusive) for entry in entries]
+def add(
+    socket: Nft, entries: list[Entry], policies: "Iterable[Policy]" = (), *, claims: "Collection[Entry]" = ()
+) -> None:
+    """Add elements in one transaction; load what they need and is not there. EEXIST passes on to the caller.
+
+    Of claims not even an equal one may be there.
+    """
+    entries = [*claims, *entries]
+    requests = [entry.adding(exclusive=entry in claims) for entry in entries]
     for attempt in range(_ATTEMPTS):
         try:
             socket.transact(*requests)

@@ -130,6 +130,14 @@ def _ipv6() -> bool:
     return True
 
 
+def _sctp() -> bool:
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError:
+        return False
+    return True
+
+
 def _user_namespace() -> bool:
     return _in_a_child(lambda: kernel.unshare(kernel.CLONE_NEWUSER))
 
@@ -141,6 +149,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "userns": _user_namespace,
     "overlay": _overlay,
     "ipv6": _ipv6,
+    "sctp": _sctp,
     "apparmor": _exists("/sys/module/apparmor/parameters/enabled"),
     "selinux": _exists("/sys/fs/selinux/enforce"),
     "systemd": _exists("/run/systemd/system"),

@@ -170,6 +170,11 @@ def in_netns(path: str, action: Callable[[], Any]) -> Any:
     return json.loads(said) if said else None
 
 
+def _socket(family: int, kind: str) -> socket.socket:
+    style = socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM
+    return socket.socket(family, style, socket.IPPROTO_SCTP if kind == "sctp" else 0)
+
+
 def serve_port(made: World, path: str, port: int, kind: str = "tcp", family: int = 4, tag: str = "it") -> None:
     """A server in a namespace that answers with its tag and the address that it saw."""
     reader, writer = os.pipe()
@@ -190,16 +195,16 @@ def _serve_for_ever(path: str, port: int, kind: str, family: int, tag: str, writ
     if path:
         kernel.setns(os.open(path, os.O_RDONLY), kernel.CLONE_NEWNET)
     own = socket.AF_INET if family == 4 else socket.AF_INET6
-    listener = socket.socket(own, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+    listener = _socket(own, kind)
     if family == 6:
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("0.0.0.0" if family == 4 else "::", port))
-    if kind == "tcp":
+    if kind != "udp":
         listener.listen(16)
     os.write(writer, b"1")
     while True:
-        if kind == "tcp":
+        if kind != "udp":
             connection, peer = listener.accept()
             connection.sendall(f"{tag}|{peer[0]}".encode())
             connection.close()
@@ -213,7 +218,7 @@ def dial(path: str, address: str, port: int, kind: str = "tcp", source_port: int
 
     def attempt() -> str:
         own = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with socket.socket(own, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as client:
+        with _socket(own, kind) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if source_port:
                 client.bind(("", source_port))
