@@ -27,8 +27,8 @@ class Config:
 
     __slots__ = (
         "bridge", "disable_container_interface", "dns", "duplicate_detection", "exceptions", "force_address", "hairpin",
-        "ip_masq", "is_default_gateway", "is_gateway", "isolated", "layer_two", "mac", "macspoofchk",
-        "masquerade_backend", "may_have_rules", "mtu", "preserve_default_vlan", "promiscuous", "trunk",
+        "ip_masq", "is_default_gateway", "is_gateway", "isolated", "layer_two", "mac", "mac_from_address",
+        "macspoofchk", "masquerade_backend", "may_have_rules", "mtu", "preserve_default_vlan", "promiscuous", "trunk",
         "veth_prefix", "vlan",
     )  # fmt: skip
 
@@ -56,6 +56,7 @@ class Config:
         self.duplicate_detection = fields.boolean("enabledad")
         self.disable_container_interface = fields.boolean("disableContainerInterface")
         self.mac = requested_mac(call)
+        self.mac_from_address = fields.boolean("macFromAddress")
         self.veth_prefix = fields.text("vethPrefix") or "veth"
         if not 1 <= len(self.veth_prefix) <= 7 or not self.veth_prefix.isalnum():
             raise bad_config("vethPrefix", self.veth_prefix, "one to seven letters or digits; eight more follow")

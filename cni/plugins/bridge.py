@@ -7,7 +7,7 @@ DEL    record (or what the names tell) -> rules, IPAM DEL, link, forget the reco
 
 import os
 
-from ..addresses import Prefix, parse_ip, to_text
+from ..addresses import BITS, Prefix, parse_ip, to_text
 from ..call import Call
 from ..errors import CONFLICT, MISMATCH, NOT_AVAILABLE, CniError
 from ..ipam import client as ipam
@@ -146,7 +146,7 @@ class Layout:
         self.config = config
         self.assigned = assigned or Result()
         self.host = veth.host_name(config.veth_prefix, call.network, call.key)
-        self.host_mac, self.inside_mac = random_mac(), config.mac or random_mac()
+        self.host_mac, self.inside_mac = random_mac(), config.mac or self._inside_mac()
         self.comment = rules.comment_of(call.network, call.key)
         if assigned is not None and not assigned.ips:
             raise CniError(MISMATCH, "IPAM plugin returned missing IP config")
@@ -155,6 +155,14 @@ class Layout:
         if config.is_default_gateway:
             routes += interface.default_routes(routes, self.ips)
         self.routes = routes
+
+    def _inside_mac(self) -> str:
+        """macFromAddress: 02:42 and the IPv4 address, as docker has it: an address that is used again, with a neighbour
+        entry that somebody still holds, has the same MAC again."""
+        first = next((ip.prefix for ip in self.assigned.ips if BITS[ip.prefix.family] == 32), None)
+        if first is None or not self.config.mac_from_address:
+            return random_mac()
+        return ":".join(f"{octet:02x}" for octet in (0x02, 0x42, *first.address.to_bytes(4, "big")))
 
     def _gateway(self, prefix: Prefix) -> str | None:
         """A gateway that IPAM has not named is the subnet's first address."""

@@ -278,6 +278,6 @@ def target_of(context: Context, pod: PodRecord, request: ContainerRequest) -> st
     if asked.pid != Mode.TARGET:
         return ""
     target = context.book.containers.get(asked.target_id)
-    if target is None or target.pod_id != pod.id or not alive(target):
+    if target is None or (target.pod_id != pod.id and not asked.target_anywhere) or not alive(target):
         return ""
     return f"/proc/{target.pid}/ns/pid"

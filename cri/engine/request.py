@@ -62,6 +62,7 @@ class Namespaces:
     ipc: Mode = Mode.POD
     target_id: str = ""
     user: UserNamespace = UserNamespace()
+    target_anywhere: bool = False  # the target may be in another pod: only people may ask for that
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +213,7 @@ class ContainerRequest:
     run_as_username: str = ""
     readonly_rootfs: bool = False
     supplemental_groups: tuple[int, ...] = ()
+    supplemental_group_names: tuple[str, ...] = ()  # of the image's /etc/group
     strict_groups: bool = False
     no_new_privileges: bool = False
     masked_paths: tuple[str, ...] = ()

@@ -209,6 +209,11 @@ def _records(folder: str, file: str) -> list[dict[str, Any]]:
     return [record for record in found if record is not None and "request" in record]
 
 
+def raw_containers(places: Places) -> list[dict[str, Any]]:
+    """Every container's record, in whatever state."""
+    return _records(f"{places.state}/bundles", "container.json")
+
+
 def pods(places: Places, *, all_owners: bool = False) -> list[SeenPod]:
     """Newest first; those still being made are left out."""
     found = [SeenPod(record) for record in _records(f"{places.state}/pods", "pod.json")]

@@ -56,6 +56,7 @@ class Facts:
     logs_dir: str
     user_range: IdRange | None = None
     console: tuple[int, int] = (0, 0)
+    pid_target: str = ""  # id of the container whose processes it shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,10 @@ def plan(arguments: Arguments, facts: Facts) -> Plan:
         rlimits=tuple(options.ulimit(text) for text in arguments.many("ulimit")),
         readonly_rootfs=arguments.flag("read-only"),
         run_as_username=arguments.text("user"),
-        supplemental_groups=tuple(options.whole("--group-add", g, 0, 2**32 - 2) for g in arguments.many("group-add")),
+        supplemental_groups=tuple(
+            options.whole("--group-add", g, 0, 2**32 - 2) for g in arguments.many("group-add") if g.isdecimal()
+        ),
+        supplemental_group_names=tuple(g for g in arguments.many("group-add") if not g.isdecimal()),
         namespaces=namespaces(arguments, facts),
     )
     container = secured(container, arguments)
@@ -211,15 +215,14 @@ def namespaces(arguments: Arguments, facts: Facts) -> Namespaces:
     if wanted == "host":
         pid = Mode.NODE
     elif wanted.startswith("container:"):
-        raise UsageError(
-            "--pid container:NAME is not offered yet", hint="pod apply with shareProcessNamespace", code=USAGE
-        )
+        pid = Mode.TARGET
     elif wanted not in ("", "private"):
-        raise options.wrong("--pid", wanted, "host or private")
+        raise options.wrong("--pid", wanted, "host, private or container:NAME")
     ipc = {"": Mode.POD, "private": Mode.POD, "shareable": Mode.POD, "host": Mode.NODE}.get(arguments.text("ipc"))
     if ipc is None:
         raise options.wrong("--ipc", arguments.text("ipc"), "host or private")
-    return Namespaces(network=network, pid=pid, ipc=ipc, user=user_namespace(arguments, facts))
+    user = user_namespace(arguments, facts)
+    return Namespaces(network, pid, ipc, facts.pid_target or wanted.partition(":")[2], user, target_anywhere=True)
 
 
 def user_namespace(arguments: Arguments, facts: Facts) -> UserNamespace:
@@ -366,7 +369,9 @@ def pod_of(arguments: Arguments, facts: Facts, container: ContainerRequest, netw
         annotations=remarks,
         cgroup_parent=arguments.text("cgroup-parent"),
         sysctls=options.pairs("--sysctl", arguments.many("sysctl")),
-        namespaces=container.namespaces,
+        namespaces=replace(container.namespaces, pid=Mode.CONTAINER, target_id="")
+        if container.namespaces.pid == Mode.TARGET
+        else container.namespaces,
         privileged=container.privileged,
         handler=arguments.text("runtime"),
         network="" if network == "host" else network,

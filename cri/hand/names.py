@@ -134,6 +134,14 @@ def release(places: Places, name: str, identity: str) -> None:
         durable.remove(_file(places, name), durable=False)
 
 
+def release_all(places: Places, identity: str) -> None:
+    """Whatever names it has."""
+    folder = f"{places.hand}/names"
+    for file in os.listdir(folder) if os.path.isdir(folder) else ():
+        if durable.read(f"{folder}/{file}") == identity.encode():
+            durable.remove(f"{folder}/{file}", durable=False)
+
+
 def invent(places: Places) -> str:
     """Two words that nobody has."""
     while True:

@@ -59,6 +59,7 @@ def conflist(
         "isGateway": True,
         "ipMasq": not internal,
         "hairpinMode": True,
+        "macFromAddress": True,
         "ipam": {"type": "host-local", "dataDir": f"{places.root}/addresses", "ranges": ranges, "routes": routes},
     }
     plugins = [

@@ -21,12 +21,12 @@ from cri.engine.context import Context
 from cri.engine.pod_network import PodNetwork
 from cri.engine.records import ContainerRecord, PodRecord, Records, boot_id
 from cri.engine.watch import Watch
-from cri.hand import look, notes
+from cri.hand import look, names, notes
 from cri.hand.errors import HandError
 from cri.hand.places import Places
 from cri.images.store import ImageStore
 from runtime.keep import client as keep
-from runtime.linux import durable
+from runtime.linux import beneath, durable
 from runtime.linux.quick_dataclasses import replace
 
 
@@ -70,6 +70,7 @@ class Room:
         )
 
     def __enter__(self) -> Room:
+        self.tidy()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,18 +120,34 @@ class Room:
                 durable.remove(path, durable=False)
 
     def tidy(self) -> None:
-        """Take down what a killed command left half made, and finish what it left half removed."""
-        for record in look._records(f"{self.places.state}/pods", "pod.json"):
-            if record["owner"] != self.context.owner or record.get("phase", "making") != "making":
-                continue
-            identity = str(record["id"])
-            if look.is_locked(f"{self.places.hand}/making/{identity}"):
-                continue
-            pod = self.context.pods.load(identity)
-            if pod is not None:
-                self.context.book.pods[identity] = pod
-                sandbox.take_down(self.context, identity)
-                self.context.pods.forget(identity)
+        """Take down what a killed command left half made: its file in `making` is there, its lock is nobody's."""
+        folder = f"{self.places.hand}/making"
+        for identity in os.listdir(folder):
+            try:
+                left = durable.lock(f"{folder}/{identity}", wait=False, create=False)
+            except (BlockingIOError, FileNotFoundError):
+                continue  # somebody is making it, or has just done so
+            with left:
+                self._take_down(identity)
+                durable.remove(f"{folder}/{identity}", durable=False)
+
+    def _take_down(self, identity: str) -> None:
+        """Everything that has this id: containers, the pod, the name, the folder of logs."""
+        book = self.context.book
+        pod = self.context.pods.load(identity)
+        if pod is not None:
+            book.pods[identity] = pod
+            book.members.setdefault(identity, set())
+        for found in look.raw_containers(self.places):
+            if identity in (found["id"], found["pod_id"]) and (made := self.context.bundles.load(found["id"])):
+                if made.pod_id not in book.pods and (joined := self.context.pods.load(made.pod_id)) is not None:
+                    book.pods[joined.id] = joined
+                book.load_container(made)
+                engine_container.remove(self.context, made.id)
+        sandbox.remove(self.context, identity)
+        names.release_all(self.places, identity)
+        if os.path.isdir(f"{self.places.root}/logs/{identity}"):
+            beneath.remove_tree(f"{self.places.root}/logs/{identity}")
 
 
 def open_store(config: Config) -> ImageStore:

@@ -68,6 +68,7 @@ def make(room: Room, arguments: Arguments) -> str:
         volumes_dir=places.volumes,
         logs_dir=f"{places.root}/logs/{identity}",
         console=terminal.size() if arguments.flag("tty") else (0, 0),
+        pid_target=_pid_target(places, arguments.text("pid")),
         user_range=_free_ids(places) if arguments.text("userns") in ("private", "auto") else None,
     )
     planned = making.plan(arguments, facts)
@@ -87,6 +88,16 @@ def make(room: Room, arguments: Arguments) -> str:
     if arguments.given("cidfile"):
         _write_id(arguments.text("cidfile"), identity)
     return identity
+
+
+def _pid_target(places: Places, wanted: str) -> str:
+    """The id of the running container that --pid container:NAME names."""
+    if not wanted.startswith("container:"):
+        return ""
+    other = look.container(places, wanted.removeprefix("container:"))
+    if other.state() != "running":
+        raise HandError(f"--pid: container {other.name} is not running", code=REFUSED)
+    return other.id
 
 
 def _free_ids(places: Places) -> IdRange:
@@ -115,6 +126,9 @@ def _prepare(places: Places, planned: making.Plan) -> None:
 
 def _make(room: Room, identity: str, planned: making.Plan, image: Image) -> None:
     context = room.context
+    asked = planned.container.namespaces
+    if asked is not None and asked.target_id:
+        room.load(look.container(room.places, asked.target_id))
     if planned.joins:
         other = look.container(room.places, planned.joins)
         if other.state() != "running":

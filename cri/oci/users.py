@@ -97,7 +97,8 @@ def resolve(request: ContainerRequest, image_user: str, passwd_text: str, group_
     accounts, groups = passwd(passwd_text), group(group_text)
     user = find_user(name or "0", accounts)
     gid = find_group(group_name, groups) if group_name else user.gid
-    extra = supplemental(user, gid, groups, request.supplemental_groups, strict=request.strict_groups)
+    wanted = (*request.supplemental_groups, *(find_group(n, groups) for n in request.supplemental_group_names))
+    extra = supplemental(user, gid, groups, wanted, strict=request.strict_groups)
     return User(user.id, gid, extra, user.home or "/")
 
 

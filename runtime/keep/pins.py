@@ -88,7 +88,7 @@ def share(directory: str) -> None:
     lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # `ip netns add` does the same
-        mount = mountinfo.holding(directory)
+        mount = _mount_of(lock)
         bound = mount is not None and mount.point == directory
         if bound and mount is not None and any(p.startswith("shared:") for p in mount.propagation):
             return
@@ -97,6 +97,13 @@ def share(directory: str) -> None:
         mounts.set_propagation(directory, lib.MS_SHARED, recursive=True)
     finally:
         os.close(lock)
+
+
+def _mount_of(descriptor: int) -> mountinfo.MountEntry | None:
+    """The mount that a descriptor is on. By its number: a mount that another one covers has the same path."""
+    with open(f"/proc/self/fdinfo/{descriptor}") as file:
+        number = next((int(line.split()[1]) for line in file if line.startswith("mnt_id:")), -1)
+    return next((entry for entry in mountinfo.read() if entry.id == number), None)
 
 
 # --- the member: whoever is in a namespace first may set it up ---

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hand import Ketch
+from tests.support.instruments import command
 
 pytestmark = pytest.mark.needs("root")
 
@@ -332,3 +335,30 @@ def test_explain_has_no_effect_and_names_what_would_be(ketch: Ketch) -> None:
         assert phrase in text, text
     assert ketch("volume", "ls", "-q") == ""
     assert ketch.left() == []
+
+
+def test_what_a_killed_command_left_half_made_is_gone_with_the_next_one(ketch: Ketch) -> None:
+    chance = random.Random(3)
+    for _ in range(8):
+        with subprocess.Popen([command("ketch"), "create", "busybox", "true"], env=ketch.environment,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as made:  # fmt: skip
+            time.sleep(chance.uniform(0.02, 0.5))
+            made.kill()
+    ketch("create", "--name", "last", "busybox", "true")
+    whole = ketch("ps", "-a", "-q").split()
+    ketch("rm", "-f", *whole)
+    assert ketch.left() == []
+
+
+def test_a_pid_namespace_and_groups_by_name_are_shared_as_docker_shares_them(ketch: Ketch) -> None:
+    ketch("run", "-d", "--name", "seen", "busybox", "sleep", "77")
+    assert "sleep 77" in ketch("run", "--rm", "--pid", "container:seen", "busybox", "ps")
+    ketch("stop", "-t", "0", "seen")
+    assert "is not running" in ketch.refused("run", "--rm", "--pid", "container:seen", "busybox", "true")
+    assert "not in the image's /etc/group" in ketch.refused("run", "--rm", "--group-add", "video", "busybox", "id")
+    assert ketch("run", "--rm", "--group-add", "0", "--group-add", "44", "busybox", "id", "-G").split() == ["0", "44"]
+
+
+def test_a_mac_address_is_made_of_the_address(ketch: Ketch) -> None:
+    mac, address = ketch("run", "--rm", "busybox", "sh", "-c", "cat /sys/class/net/eth0/address; hostname -i").split()
+    assert mac == "02:42:" + ":".join(f"{int(octet):02x}" for octet in address.split("."))

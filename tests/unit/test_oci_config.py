@@ -99,6 +99,7 @@ GROUP = "root:x:0:\nbob:x:1000:\nextra:x:50000:bob,eve\n"
         ("1000:0", {}, User(1000, 0, (0, 50000), "/home/bob")),
         ("4242", {}, User(4242, 0, (0,), "/")),
         ("", {"run_as_username": "bob", "run_as_group": 7}, User(1000, 7, (7, 50000), "/home/bob")),
+        ("", {"supplemental_group_names": ("extra", "7")}, User(0, 0, (0, 50000, 7), "/root")),
         ("bob", {"supplemental_groups": (1234,)}, User(1000, 1000, (1000, 1234, 50000), "/home/bob")),
         (
             "bob",
