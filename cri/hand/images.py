@@ -17,6 +17,7 @@ from cri.hand.tables import age, print_rows, size
 from cri.images.cancel import Cancellation
 from cri.images.errors import BadReference, ImageError, InUse
 from cri.images.model import Event, Image, Platform
+from cri.images.reference import parse
 from cri.images.store import ImageStore
 
 
@@ -190,7 +191,7 @@ def push(arguments: Arguments, places: Places) -> int:
         if bars:
             bars.finish()
         store.close()
-    print(f"{name.rpartition(':')[2]}: digest: {digest}" if bars else digest)
+    print(f"{parse(name).with_default_tag().tag}: digest: {digest}" if bars else digest)
     return 0
 
 
@@ -215,8 +216,14 @@ def images(arguments: Arguments, places: Places) -> int:
 
 
 def _matches(row: dict[str, object], wanted: str) -> bool:
-    repository, _, tag = wanted.partition(":")
-    return row["Repository"] in (repository, f"docker.io/library/{repository}") and tag in ("", row["Tag"])
+    """REPOSITORY[:TAG], short or full, * and ? as in a shell."""
+    from fnmatch import fnmatchcase
+
+    repository, tag = wanted, ""
+    if ":" in wanted.rpartition("/")[2]:  # before a slash it is a registry's port
+        repository, _, tag = wanted.rpartition(":")
+    names = (repository, f"docker.io/library/{repository}", f"docker.io/{repository}")
+    return any(fnmatchcase(str(row["Repository"]), name) for name in names) and fnmatchcase(str(row["Tag"]), tag or "*")
 
 
 def familiar(name: str) -> str:

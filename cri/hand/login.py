@@ -37,7 +37,19 @@ def _write(path: str, known: dict[str, object]) -> None:
     durable.replace(path, json.dumps(known, indent=2).encode() + b"\n", 0o600)
 
 
-def login(arguments: Arguments, _places: Places) -> int:
+def _try(places: Places, registry: str, username: str, password: str) -> None:
+    """What is kept has worked once."""
+    from cri.hand.room import open_store
+    from cri.images.model import Credentials
+
+    store = open_store(places.config)
+    try:
+        store.log_in(registry, Credentials(username, password))
+    finally:
+        store.close()
+
+
+def login(arguments: Arguments, places: Places) -> int:
     registry = arguments.words[0] if arguments.words else HUB
     registry = registry.removeprefix("https://").removeprefix("http://").rstrip("/")
     username = arguments.text("username")
@@ -48,13 +60,14 @@ def login(arguments: Arguments, _places: Places) -> int:
     password = _password(arguments)
     if not username or not password:
         raise UsageError("login: a user name and a password are needed")
+    _try(places, registry, username, password)
     path = _file()
     known = _read(path)
     auths = known.setdefault("auths", {})
     assert isinstance(auths, dict)
     auths[registry] = {"auth": b64encode(f"{username}:{password}".encode()).decode()}
     _write(path, known)
-    print(f"Kept for {registry} in {path}; the next pull or push tries them")
+    print("Login Succeeded")
     return 0
 
 

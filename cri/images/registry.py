@@ -82,6 +82,11 @@ class Repository:
         self._notice = notice or (lambda _: None)
         self._served: dict[str, Host] = {}
 
+    def greet(self) -> None:
+        """Ask the registry itself for nothing: raises Unauthorized if it does not know the account."""
+        with self._send(self._hosts[-1], "GET", "", "", {}) as reply:
+            _drain(reply)
+
     # -- reading ---------------------------------------------------------------------------------------------------
     def resolve(self, tag_or_digest: str) -> tuple[str, str, int]:
         """Digest, media type and size of what a tag names now; cheap (HEAD), and free of pull limits."""
@@ -267,7 +272,7 @@ class Repository:
         also: str,
     ) -> Response:
         server, target = self._target(host, path)
-        scope = f"repository:{self.reference.path}:{action}" + (f" {also}" if also else "")
+        scope = f"repository:{self.reference.path}:{action}" + (f" {also}" if also else "") if action else ""
         authorizer = self._authorizers(host)
         login = authorizer.header(host.server, scope, self._cancel) if server == host.server else ""
         challenged = 0
@@ -297,6 +302,8 @@ class Repository:
             parts = urlsplit(path)
             server = _server_of(path, host)
             return server, parts.path + (f"?{parts.query}" if parts.query else "")
+        if not path:
+            return host.server, f"{host.prefix}/"
         target = f"{host.prefix}/{self.reference.path}/{path}"
         if host.mirror:
             target += ("&" if "?" in target else "?") + urlencode({"ns": self.reference.host})

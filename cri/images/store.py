@@ -113,6 +113,10 @@ class ImageStore:
         self._settle_soon()
         return image_id
 
+    def log_in(self, registry: str, credentials: Credentials) -> None:
+        """Ask a registry whether it knows an account; raises Unauthorized if it does not. Nothing is kept."""
+        self._parts.repository(parse(f"{registry}/any/thing"), credentials, None).greet()
+
     def push(
         self,
         image: str,
