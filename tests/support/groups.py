@@ -11,6 +11,7 @@ import re
 import time
 from pathlib import Path
 
+_UNIFIED = "/sys/fs/cgroup"  # where version 2 is mounted when it is alone
 _NAME = re.compile(r"ketch-(test|bench)-\d+")
 
 
@@ -24,6 +25,8 @@ class Groups:
 
     def enter(self) -> None:
         for path, kind, _ in self.hierarchies:
+            if path == _UNIFIED:
+                _pass_controllers_on(path)
             own = os.path.join(path, self.name)
             self._locks.append(_make_and_lock(own))
             for file in ("cpuset.cpus", "cpuset.mems"):  # a new v1 cpuset is empty and admits nobody
@@ -31,6 +34,17 @@ class Groups:
                     Path(own, file).write_text(Path(path, file).read_text())
             # One thread written to `tasks` spares the wait for RCU that cgroup.procs has on v1.
             Path(own, "tasks" if kind == "cgroup" else "cgroup.procs").write_text("0")
+
+    def enter_leaf(self) -> None:
+        """From version 2's root of the test to a group beneath it.
+
+        A group with both processes and controllers for its children makes these invalid (EOPNOTSUPP when a process
+        enters). The machine's own root is free of that rule, and the test takes its group for the root.
+        """
+        if any(path == _UNIFIED for path, _, _ in self.hierarchies):
+            leaf = os.path.join(_UNIFIED, self.name, "test")
+            os.makedirs(leaf, exist_ok=True)
+            Path(leaf, "cgroup.procs").write_text("0")
 
     def leave_the_lock(self) -> None:
         """For a child of the one that entered."""
@@ -83,6 +97,15 @@ def _is_abandoned(own: str) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def _pass_controllers_on(root: str) -> None:
+    """A test's group has only the controllers that the root passes on; systemd passes on what its own units use."""
+    for controller in Path(root, "cgroup.controllers").read_text().split():
+        try:
+            Path(root, "cgroup.subtree_control").write_text(f"+{controller}")
+        except OSError:
+            continue  # such as cpu, while a real-time process is outside the root
 
 
 def _make_and_lock(own: str) -> int:

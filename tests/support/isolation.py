@@ -121,6 +121,7 @@ def _enter(groups: Groups, child: Callable[[], None], *, private: int = -1) -> N
         kernel.mount("none", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
         groups.enter()
         kernel.unshare(kernel.CLONE_NEWCGROUP)
+        groups.enter_leaf()
         first = os.fork()
         if first == 0:
             _be_first(groups, child, private)
@@ -199,6 +200,8 @@ def make_private_world(hierarchies: list[tuple[str, str, str]]) -> None:
     """Fresh /proc, /sys, cgroup views, /run, /var/lib and a loopback that is up, for the namespaces we are in."""
     kernel.mount("proc", "/proc", "proc")
     kernel.mount("sysfs", "/sys", "sysfs")
+    if os.path.isdir("/sys/module/apparmor"):  # profiles are loaded and listed there
+        kernel.mount("securityfs", "/sys/kernel/security", "securityfs")
     kernel.mount("cgroup", "/sys/fs/cgroup", "tmpfs", data="mode=755")
     for path, kind, options in hierarchies:
         if path != "/sys/fs/cgroup":
