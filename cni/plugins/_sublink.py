@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 def add(call: Call, decide: "Decide", *, needs_ipam: bool = False) -> "dict[str, Any]":
+    decide(call, lambda: "")  # a wrong field is refused before anything is looked at
     with Sandbox(call.netns, in_process=call.in_process) as sandbox, Wiring(sandbox) as wiring:
         create = decide(call, _master_of(wiring, call))
         _require_ipam(call, needs_ipam=needs_ipam)

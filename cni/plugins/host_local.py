@@ -47,6 +47,7 @@ class Config:
 def add(call: Call) -> "dict[str, Any]":
     call.check_args(("IP", "MAC", "GATEWAY"))
     config = Config(call)
+    dns = read_resolv_conf(config.resolv_conf) if config.resolv_conf else {}  # before anything is taken: it may fail
     with Store(config.data_directory, call.network) as store:
         _refuse_second(store, call.key)
         choices = _choose(config, store, call)
@@ -59,7 +60,6 @@ def add(call: Call) -> "dict[str, Any]":
                 )
             store.forget_release(choice.address)
             store.remember_last(choice.pool, choice.address)
-    dns = read_resolv_conf(config.resolv_conf) if config.resolv_conf else {}
     return Result(ips=_ips(choices), routes=config.routes, dns=dns).to_json(call.version)
 
 
