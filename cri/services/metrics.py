@@ -14,6 +14,7 @@ from proto import cri_pb2 as pb
 from runtime.linux.quick_dataclasses import dataclass
 
 BASE = ("pod", "namespace", "container", "id", "image")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 LINK = (*BASE, "interface")
 DISK = (*BASE, "device")
 
@@ -30,6 +31,18 @@ def _many(prefix: str, labels: tuple[str, ...], entries: dict[str, str], *, gaug
     return [Descriptor(f"container_{prefix}{name}", text, labels, gauge) for name, text in entries.items()]
 
 
+# cAdvisor has these for whole devices; dashboards and Kubernetes' own tests expect the names for containers too.
+_NOT_COUNTED = "the kernel does not count it per cgroup, so 0"
+_NOT_PER_CONTAINER = {
+    "io_time_seconds_total": "Time with requests under way",
+    "io_time_weighted_seconds_total": "The same, times their number",
+    "read_seconds_total": "Time spent reading",
+    "reads_merged_total": "Reads merged",
+    "sector_reads_total": "Sectors read",
+    "sector_writes_total": "Sectors written",
+    "write_seconds_total": "Time spent writing",
+    "writes_merged_total": "Writes merged",
+}
 DESCRIPTORS: tuple[Descriptor, ...] = (
     *_many(
         "cpu_",
@@ -68,13 +81,15 @@ DESCRIPTORS: tuple[Descriptor, ...] = (
         "fs_",
         DISK,
         {
-            "inodes_free": "Inodes left on the filesystem of its writable layer.",
-            "inodes_total": "Inodes of that filesystem.",
-            "limit_bytes": "Size of that filesystem.",
+            "inodes_free": "Inodes left within its own limit: 0, a writable layer has none.",
+            "inodes_total": "Inodes that its writable layer takes.",
+            "io_current": f"Requests under way; {_NOT_COUNTED}.",
+            "limit_bytes": "Size of the filesystem of its writable layer.",
             "usage_bytes": "What its writable layer takes.",
         },
         gauge=True,
     ),
+    *_many("fs_", DISK, {name: f"{text}; {_NOT_COUNTED}." for name, text in _NOT_PER_CONTAINER.items()}, gauge=False),
     *_many(
         "fs_",
         DISK,
@@ -255,8 +270,10 @@ def of_memory(memory: usage.Memory) -> Iterator[Sample]:
 
 def of_disk(found: ContainerUsage, disk: str) -> Iterator[Sample]:
     filesystem = os.statvfs(disk)
-    yield Sample("fs_inodes_free", filesystem.f_favail, (disk,))
-    yield Sample("fs_inodes_total", filesystem.f_files, (disk,))
+    yield Sample("fs_inodes_free", 0, (disk,))
+    yield Sample("fs_inodes_total", found.layer.inodes_used if found.layer is not None else 0, (disk,))
+    for name in ("io_current", *_NOT_PER_CONTAINER):
+        yield Sample(f"fs_{name}", 0, (disk,))
     yield Sample("fs_limit_bytes", filesystem.f_blocks * filesystem.f_frsize, (disk,))
     yield Sample("fs_usage_bytes", found.layer.used_bytes if found.layer is not None else 0, (disk,))
     assert found.seen is not None
@@ -297,6 +314,7 @@ def of_limits(found: ContainerUsage) -> Iterator[Sample]:
     if limits.cpu_quota > 0:
         yield Sample("spec_cpu_quota", limits.cpu_quota)
     yield Sample("spec_cpu_shares", limits.cpu_shares or 1024)
-    yield Sample("spec_memory_limit_bytes", limits.memory_limit_bytes)
+    # whole pages, as the kernel keeps it
+    yield Sample("spec_memory_limit_bytes", limits.memory_limit_bytes // _PAGE_BYTES * _PAGE_BYTES)
     yield Sample("spec_memory_reservation_limit_bytes", 0)
     yield Sample("spec_memory_swap_limit_bytes", limits.memory_swap_limit_bytes)

@@ -10,9 +10,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.e2e import cache, control_plane, go_build, go_programs, host_settings, image_set, node, pki, registry
@@ -140,7 +141,9 @@ def _bring_up(cluster: Cluster, runtimes: Sequence[Runtime], proxy: str, *, is_n
     return cluster
 
 
-def _add_node(cluster: Cluster, number: int, runtime: Runtime) -> Cluster:
+def _add_node(
+    cluster: Cluster, number: int, runtime: Runtime, settings: Mapping[str, Any] = MappingProxyType({})
+) -> Cluster:
     name = f"node{number}"
     say(f"{name} on {runtime.name}")
     added = Node(power_on(name, cluster.folder / name), runtime, number)
@@ -148,13 +151,13 @@ def _add_node(cluster: Cluster, number: int, runtime: Runtime) -> Cluster:
     cluster.save()
     node.plug_in(cluster.site, added)
     node.start_runtime(added)
-    node.start_kubelet(added, cluster.pki)
+    node.start_kubelet(added, cluster.pki, settings)
     return cluster
 
 
-def join(cluster: Cluster, runtime: Runtime) -> Cluster:
-    """One more node; it has no network yet."""
-    joined = _add_node(cluster, max((each.number for each in cluster.nodes), default=0) + 1, runtime)
+def join(cluster: Cluster, runtime: Runtime, settings: Mapping[str, Any] = MappingProxyType({})) -> Cluster:
+    """One more node, whose kubelet has these settings besides; it has no network yet."""
+    joined = _add_node(cluster, max((each.number for each in cluster.nodes), default=0) + 1, runtime, settings)
     _connect_pod_ranges(joined)
     return joined
 

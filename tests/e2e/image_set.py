@@ -86,7 +86,9 @@ def for_suites() -> Iterator[Image]:
     yield from (each for each in for_cluster() if f"registry.k8s.io/{each.repository}:{each.tags[0]}" != AGNHOST)
     base = busybox_layer()
     tools = (base, _programs_layer("curl", "bash"))
-    served = (*tools, _agnhost_layer(), _localhost_certificate_layer())
+    # the suites start the program by a second name, and their scripts name /bin/bash
+    names = Layer().link("agnhost-2", "agnhost").link("bin/bash", "/usr/bin/bash").done()
+    served = (*tools, _agnhost_layer(), _localhost_certificate_layer(), names)
     yield Image("e2e-test-images/agnhost", ("2.63.0",), served, _agnhost_config())
     yield Image("e2e-test-images/agnhost", ("2.55",), (*served, _mark("old")), _agnhost_config())
     for repository, tag in (("busybox", "1.36.1-1"), ("ipc-utils", "1.4"), ("glibc-dns-testing", "2.0.0")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.e2e.pki import Pki
 from tests.e2e.runtimes import RUNTIMES, Runtime, write
 
 KUBELET_SETTINGS = "/run/kubelet.json"
+POD_PIDS = 500
 PROXY_SETTINGS = "/run/kube-proxy.json"
 
 
@@ -87,6 +89,7 @@ def kubelet_settings(runtime: Runtime) -> dict[str, Any]:
         "failSwapOn": False,
         "oomScoreAdj": 0,
         "maxPods": 250,
+        "podPidsLimit": POD_PIDS,
         "clusterDNS": [DNS_ADDRESS],
         "clusterDomain": "cluster.local",
         "resolvConf": "/run/resolv.conf",
@@ -116,9 +119,10 @@ def start_runtime(node: Node) -> None:
     node.runtime.start(node.machine, REGISTRY)
 
 
-def start_kubelet(node: Node, pki: Pki) -> None:
+def start_kubelet(node: Node, pki: Pki, settings: Mapping[str, Any]) -> None:
+    """With these settings over the usual ones."""
     machine = node.machine
-    write(machine, KUBELET_SETTINGS, json.dumps(kubelet_settings(node.runtime), indent=1))
+    write(machine, KUBELET_SETTINGS, json.dumps(kubelet_settings(node.runtime) | dict(settings), indent=1))
     write(machine, "/run/resolv.conf", f"nameserver {SITE_ADDRESS}\n")
     machine.run("mkdir", "-p", "/run/static-pods")
     restart_kubelet(node, pki)

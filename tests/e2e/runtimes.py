@@ -115,6 +115,11 @@ state = "/run/containerd"
       [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
         BinaryName = "{runc}"
         SystemdCgroup = false
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.test-handler]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.test-handler.options]
+        BinaryName = "{runc}"
+        SystemdCgroup = false
   [plugins.'io.containerd.cri.v1.runtime'.cni]
     bin_dirs = ["{plugins}"]
     conf_dir = "{configuration}"
@@ -144,12 +149,15 @@ def _containerd_command() -> list[str]:
     return ["env", path, str(go_build.program("containerd")), "--config", "/run/containerd.toml"]
 
 
+# Kubernetes' suites expect a handler of this name: test-handler
 _KETCH = """[network]
 conf_dir = "{configuration}"
 plugin_dirs = ["{plugins}"]
 [images]
 certs_d = ["/run/certs.d"]
 [runtime.handlers.runc]
+command = ["{runc}"]
+[runtime.handlers.test-handler]
 command = ["{runc}"]
 """
 

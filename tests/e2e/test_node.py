@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e import cluster as clusters
+from tests.e2e import go_build
 from tests.e2e import node as nodes
 from tests.e2e.cluster import Cluster
 from tests.e2e.image_set import AGNHOST, BUSYBOX
@@ -41,6 +42,10 @@ class Fresh:
     def is_ready(self) -> bool:
         return self.cluster.node_condition(self.node.name)[0] == "True"
 
+    def crictl(self, *words: str) -> Any:
+        program = str(go_build.program("crictl"))
+        return json.loads(self.node.machine.read(program, "-r", self.node.runtime.endpoint, *words, "-o", "json"))
+
     def container(self, name: str) -> dict[str, Any]:
         statuses: list[dict[str, Any]] = self.space.get("pod", name)["status"].get("containerStatuses", [{}])
         return statuses[0]
@@ -48,7 +53,7 @@ class Fresh:
 
 @pytest.fixture(scope="module")
 def fresh(cluster: Cluster) -> Iterator[Fresh]:
-    joined = clusters.join(cluster, cluster.nodes[0].runtime)
+    joined = clusters.join(cluster, cluster.nodes[0].runtime, {"imageMinimumGCAge": "10s", "imageMaximumGCAge": "1m0s"})
     space = Space(joined, "fresh-node")
     space.create()
     try:
@@ -202,14 +207,9 @@ def test_dead_containers_are_collected(fresh: Fresh) -> None:
     fresh.apply(pod("dies", shell("exit 1")))
     until(lambda: fresh.container("dies").get("restartCount", 0) >= 2, "it is restarted twice", 90, every=0.5)
     fresh.space.remove("pod", "dies")
-    crictl = ["crictl", "-r", fresh.node.runtime.endpoint, "ps", "-a", "-o", "json", "--label"]
-    from tests.e2e import go_build
-
-    crictl[0] = str(go_build.program("crictl"))
 
     def left() -> list[Any]:
-        said = fresh.node.machine.read(*crictl, "io.kubernetes.pod.name=dies")
-        found: list[Any] = json.loads(said)["containers"]
+        found: list[Any] = fresh.crictl("ps", "-a", "--label", "io.kubernetes.pod.name=dies")["containers"]
         return found
 
     until(lambda: not left(), "no container of the pod is left", 90, every=1)
@@ -253,3 +253,19 @@ def test_resource_metrics_name_each_container(fresh: Fresh) -> None:
         return all(each in text for each in wanted) and 'pod="steady"' in text
 
     until(there, "the metrics of the container are there", 60, every=1)
+
+
+@pytest.mark.timeout(600)
+def test_images_that_nobody_uses_are_collected(fresh: Fresh) -> None:
+    """The kubelet looks every five minutes; on this node what was not used for one minute goes."""
+
+    def tags() -> set[str]:
+        return {tag for image in fresh.crictl("images")["images"] for tag in image["repoTags"]}
+
+    unused = "registry.k8s.io/e2e-test-images/nonroot:1.5"
+    fresh.apply(pod("once", shell("true", image=unused), restartPolicy="Never"))
+    until(lambda: fresh.space.phase("once") == "Succeeded", "the image was used", 60, every=0.5)
+    assert unused in tags()
+    fresh.space.remove("pod", "once")
+    until(lambda: unused not in tags(), "the unused image is collected", 480, every=2)
+    assert AGNHOST in tags()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.cluster import Cluster
 from tests.e2e.machine import until
+from tests.e2e.node import POD_PIDS
 from tests.e2e.objects import IDLE, pod, shell
 from tests.e2e.space import Space
 
@@ -118,6 +119,17 @@ def test_ac77_a_quota_refuses_the_next_pod(space: Space) -> None:
         assert "exceeded quota" in refused.stderr
     finally:
         other.delete()
+
+
+def test_ac77_a_pod_that_forks_for_ever_stays_within_its_limit(space: Space) -> None:
+    """podPidsLimit of the kubelet becomes the pod's pids.max; the node goes on working."""
+    space.apply(pod("steady", shell()))
+    forks = f"i=0; while [ $i -lt {2 * POD_PIDS} ]; do sleep 600 & i=$((i+1)); done; echo forked all"
+    said = space.run_to_the_end(pod("forks", shell(f"sh -c '{forks}' 2>&1 | tail -n 1; exit 0")))
+    assert "can't fork" in said
+    space.wait_until_ready("steady")
+    assert space.exec("steady", "echo", "here") == "here\n"
+    space.remove("pod", "forks", "steady")
 
 
 def test_ac78_runtime_state_lies_in_one_place(cluster: Cluster) -> None:
