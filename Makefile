@@ -136,7 +136,7 @@ clean: ## Remove what build made; keeps the venv
 help: ## This text
 	@awk 'BEGIN { FS = ":.*## "; print "Ketch: make TARGET [NAME=value ...]" } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # $(call script,path,arguments): a part that is not built yet is named, not stumbled over
 script = if [ -x $(1) ]; then $(1) $(2); else echo "$@: this part does not exist yet ($(1) is missing)" >&2; exit 1; fi

@@ -15,6 +15,7 @@
 #include <linux/mount.h>
 #include <linux/nsfs.h>
 #include <linux/openat2.h>
+#include <linux/securebits.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <linux/ioprio.h>

@@ -389,6 +389,18 @@ def listmount(mount_id: int | None = None, room: int = 8192) -> list[int]:
             return ids
 
 
+def statmount(mount_id: int) -> tuple[str, str]:
+    """File system type and mount point of the mount with this unique id, from Linux 6.8."""
+    buffer = ffi.new("char[]", 8192)
+    result = lib.k_statmount(mount_id, 0x10 | 0x20, buffer, 8192)  # STATMOUNT_MNT_POINT, STATMOUNT_FS_TYPE
+    if result < 0:
+        fail(result, "statmount", mount_id)
+    data = bytes(ffi.buffer(buffer))
+    # struct statmount: the strings begin at 512, the offsets of these two among them are at 36 and 108.
+    kind, point = (512 + int.from_bytes(data[at : at + 4], "little") for at in (36, 108))
+    return data[kind : data.index(b"\0", kind)].decode(), os.fsdecode(data[point : data.index(b"\0", point)])
+
+
 # --- bpf ---
 
 
