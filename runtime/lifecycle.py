@@ -15,8 +15,6 @@ import os
 
 from runtime import evidence, record
 from runtime.errors import RuntimeFailure, WrongState
-from runtime.inside import handshake
-from runtime.linux import fdpass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +29,9 @@ if TYPE_CHECKING:
 
 def start(root: str, container_id: str) -> None:
     """Let a created container execute its program; returns when it has."""
+    from runtime.inside import handshake  # with _socket 0.5 ms, which kill and delete need not spend
+    from runtime.linux import fdpass
+
     entry = record.load(root, container_id)
     with record.lock(entry.directory):
         status = evidence.status(entry)
@@ -66,6 +67,8 @@ def agent_for(config: bytes) -> Agent | None:
 
 def await_exec(channel: ParentEnd, entry: Record, agent: Agent | None) -> None:
     """After START: until execve has succeeded, or the sentence why not."""
+    from runtime.inside import handshake
+
     try:
         if agent is not None:
             state = record.spec_state(entry, entry.pid, "running")

@@ -37,15 +37,16 @@ def _kill_init(entry: Record) -> None:
     """The init may stand outside the cgroups: without any, or caught before it entered."""
     if not entry.pid:
         return
-    from runtime.linux import processes, syscalls
+    from runtime.linux import processes
 
     pidfd = processes.open_pidfd(entry.pid, entry.start_time)
     if pidfd is None:
         return
     import select
+    from _signal import pidfd_send_signal  # type: ignore[import-not-found]  # as in processes
 
     try:
-        syscalls.pidfd_send_signal(pidfd, 9)
+        pidfd_send_signal(pidfd, 9)
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
         poller.poll(10_000)

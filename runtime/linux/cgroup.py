@@ -461,13 +461,11 @@ def _wait_for_exit(pids: "Iterable[int]", seconds: float) -> None:
     """Wait until one at least of these processes has ended, or the time is up."""
     import select
 
-    from runtime.linux import syscalls
-
     poller = select.poll()
     fds = []
     for pid in list(pids)[:64]:
         try:
-            fds.append(syscalls.pidfd_open(pid))
+            fds.append(os.pidfd_open(pid))
         except OSError:
             continue
         poller.register(fds[-1], select.POLLIN)

@@ -30,8 +30,28 @@ BROUGHT_BY = {
 }
 
 
+_kinds: "dict[type[OSError], type[KernelError]]" = {}
+
+
 class KernelError(OSError):
-    """A system call failed: `.call` and `.arguments` say which one, `.errno` why."""
+    """A system call failed: `.call` and `.arguments` say which one, `.errno` why.
+
+    As with OSError itself, one whose errno has a class (FileNotFoundError, ...) is of that class, too.
+    """
+
+    def __new__(
+        cls,
+        number: int,
+        call: str,
+        arguments: "tuple[Argument, ...]" = (),  # noqa: ARG004 (as __init__)
+        reason: str | None = None,
+    ) -> "KernelError":
+        kind = type(OSError(number, call))
+        if kind is not OSError and not issubclass(cls, kind):
+            if kind not in _kinds:
+                _kinds[kind] = type(cls.__name__, (cls, kind), {"__module__": cls.__module__})
+            cls = _kinds[kind]
+        return super().__new__(cls, number, reason or os.strerror(number))
 
     def __init__(
         self, number: int, call: str, arguments: "tuple[Argument, ...]" = (), reason: str | None = None
@@ -46,7 +66,7 @@ class KernelError(OSError):
         return f"{self.call}({shown}): {self.reason}"
 
     def __reduce__(self) -> "tuple[Any, ...]":
-        return (type(self), (self.errno, self.call, self.arguments, self.reason))
+        return (KernelError, (self.errno, self.call, self.arguments, self.reason))
 
 
 def _shown(argument: "Argument") -> str:

@@ -6,6 +6,9 @@ from __future__ import annotations
 import importlib
 import sys
 
+from tests.e2e.go_build import BuildFailed
+from tests.e2e.local_programs import CannotMake
+
 SUITES = {
     "critest": "cri-tools' specs against ketch-cri or containerd",
     "kubernetes": "Kubernetes' own suites (e2e_node, test/e2e) on a node with ketch-cri or containerd",
@@ -27,7 +30,11 @@ def main(words: list[str]) -> int:
             print(f"  {name:14} {purpose}", file=sys.stderr)
         return 2
     suite = importlib.import_module(f"tests.conformance.{words[0].replace('-', '_')}")
-    status: int = suite.main(words[1:])
+    try:
+        status: int = suite.main(words[1:])
+    except (BuildFailed, CannotMake) as missing:
+        print(f"conformance: {words[0]} cannot run: {missing}", file=sys.stderr)
+        return 1
     return status
 
 

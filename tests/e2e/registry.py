@@ -31,6 +31,10 @@ def storage(image_set_name: str) -> Path:
     content = cache.key(image_set_name, repr(inside), *((HERE / name).read_bytes() for name in sources))
 
     def fill(folder: Path) -> None:
+        # The process that fills has a loopback of its own and no network: what must be fetched is fetched before.
+        local_programs.debian_package("docker-registry")
+        for _ in SETS[image_set_name]():
+            pass
         command = ["unshare", "-n", sys.executable, "-m", "tests.e2e.registry", str(folder), image_set_name]
         subprocess.run(command, cwd=HERE.parent.parent, check=True)
 

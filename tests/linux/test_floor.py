@@ -4,6 +4,7 @@
 import errno
 import fcntl
 import os
+import pickle
 import signal
 import subprocess
 from collections.abc import Callable
@@ -293,6 +294,16 @@ def test_a_call_that_the_kernel_lacks_is_named_with_the_kernel_that_brings_it(
         assert (e.value.call, e.value.errno) == (missing, errno.ENOSYS)
 
     in_a_child(attempt)
+
+
+def test_an_error_is_of_the_class_that_python_has_for_its_errno(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as missing:
+        syscalls.open_tree(str(tmp_path / "absent"), 0)
+    assert isinstance(missing.value, syscalls.KernelError)
+    assert str(missing.value) == f"open_tree('{tmp_path}/absent'): No such file or directory"
+    copy = pickle.loads(pickle.dumps(missing.value))
+    assert (type(copy), str(copy), copy.call) == (type(missing.value), str(missing.value), "open_tree")
+    assert type(syscalls.KernelError(errno.EINVAL, "mount")) is syscalls.KernelError
 
 
 class Append(steps.Step):
