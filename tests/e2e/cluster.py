@@ -16,7 +16,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tests.e2e import cache, control_plane, go_build, go_programs, host_settings, image_set, node, pki, registry
+from tests.e2e import (
+    cache,
+    control_plane,
+    go_build,
+    go_programs,
+    host_settings,
+    image_set,
+    local_programs,
+    node,
+    pki,
+    registry,
+)
 from tests.e2e.machine import Machine, power_on, until
 from tests.e2e.node import Node
 from tests.e2e.pki import Pki
@@ -93,6 +104,15 @@ def load(folder: Path) -> Cluster | None:
     )
 
 
+def build(runtimes: Sequence[Runtime], images: str = image_set.FOR_CLUSTER) -> None:
+    """Make what a cluster is made of, if the cache lacks it; the first time that takes ten minutes."""
+    say(f"programs and images (built once into {cache.root()})")
+    go_build.programs(*go_programs.CLUSTER)
+    registry.storage(images)
+    for runtime in runtimes:
+        runtime.command()  # what it needs is built here, before anything runs
+
+
 def up(
     folder: Path,
     runtimes: Sequence[Runtime],
@@ -104,11 +124,7 @@ def up(
     """Start a cluster with a node for each runtime; without a network they stay NotReady until add_network."""
     if load(folder) is not None:
         raise SystemExit(f"a cluster lives in {folder} already: make cluster-down first")
-    say(f"programs and images (built once into {cache.root()})")
-    go_build.programs(*go_programs.CLUSTER)
-    registry.storage(images)
-    for runtime in runtimes:
-        runtime.command()  # what it needs is built here, before anything runs
+    build(runtimes, images)
     folder.mkdir(parents=True)
     host_settings.hold(folder)
     cluster = Cluster(folder, power_on("site", folder / "site"), ())
@@ -243,7 +259,7 @@ def say(text: str) -> None:
 
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="cluster", description=__doc__)
-    parser.add_argument("action", choices=("up", "down"))
+    parser.add_argument("action", choices=("up", "down", "build"))
     parser.add_argument("--folder", type=Path, default=default_folder(), help="state and logs (%(default)s)")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--runtime", default="ketch", help=f"for all nodes, or one,each ({', '.join(RUNTIMES)})")
@@ -254,10 +270,16 @@ def main(words: list[str]) -> int:
         down(wanted.folder)
         return 0
     runtimes = choose(wanted.runtime, wanted.nodes)
+    if wanted.action == "build":
+        build(runtimes)
+        return 0
     up(wanted.folder, runtimes, proxy=wanted.proxy, is_networked=not wanted.no_network)
     print(f"kubectl for this cluster: {wanted.folder}/kubectl get nodes\nits end: make cluster-down")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (go_build.BuildFailed, local_programs.CannotMake) as missing:
+        sys.exit(f"cluster: there can be none here: {missing}")
