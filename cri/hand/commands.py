@@ -388,7 +388,14 @@ VOLUMES = (
         options=(Option("-f --format", "json, or a template", value="FORM"),),
         complete="volume",
     ),
-    Command("volume rm", "Remove volumes", does="cri.hand.volumes:remove", arguments="VOLUME...", complete="volume"),
+    Command(
+        "volume rm",
+        "Remove volumes",
+        does="cri.hand.volumes:remove",
+        arguments="VOLUME...",
+        options=(Option("-f --force", "a volume that is not there is no error"),),
+        complete="volume",
+    ),
     Command(
         "volume prune",
         "Remove volumes that no container uses",

@@ -16,8 +16,8 @@ from cri.engine.request import ContainerRequest, Mode, PodRequest
 from cri.hand import commands, grammar, making, networks, notes, pods
 from cri.hand.errors import USAGE, HandError, UsageError, suggestion
 from cri.hand.grammar import Arguments
-from cri.hand.manifest import with_ip
 from cri.hand.places import Places
+from cri.hand.pod_container import with_ip
 from cri.hand.room import config_of
 from cri.images.model import Image, ImageConfig, Platform
 from cri.oci import config as oci_config

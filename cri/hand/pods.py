@@ -17,8 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cri.engine.request import ContainerRequest
     from cri.hand.grammar import Arguments
-    from cri.hand.manifest import Directories, PodPlan, Volume
     from cri.hand.places import Places
+    from cri.hand.pod_plan import Directories, PodPlan, Volume
     from cri.hand.room import Room
     from cri.images.model import Image
 
@@ -39,10 +39,10 @@ def logs_dir(places: Places, pod_id: str) -> str:
 
 def directories(places: Places, pod_id: str = "") -> Directories:
     """Where a pod's volumes are; a new pod gets its id here."""
-    from cri.hand import manifest
+    from cri.hand.pod_plan import Directories
 
     pod_id = pod_id or os.urandom(32).hex()
-    return manifest.Directories(pod_id, volumes_dir(places, pod_id), secrets_dir(places, pod_id), places.volumes)
+    return Directories(pod_id, volumes_dir(places, pod_id), secrets_dir(places, pod_id), places.volumes)
 
 
 def read_manifest(places: Places, path: str) -> list[PodPlan]:
@@ -141,16 +141,16 @@ def _bring_up(room: Room, plan: PodPlan, identity: str, images: dict[str, Image]
 
 
 def _with_ip(plan: PodPlan, request: ContainerRequest, ip: str) -> ContainerRequest:
-    from cri.hand.manifest import with_ip
+    from cri.hand.pod_container import with_ip
 
     return with_ip(request, ip) if plan.needs_ip else request
 
 
 def _prepare(places: Places, volume: Volume, identity: str) -> None:
     """What a mount will find at its source."""
-    from cri.hand import manifest, volumes
+    from cri.hand import pod_volumes, volumes
 
-    path = manifest.source_of(volume, directories(places, identity))
+    path = pod_volumes.source_of(volume, directories(places, identity))
     if volume.kind == "claim":
         volumes.ensure(places, volume.claim)
     elif volume.kind == "host":

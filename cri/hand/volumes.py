@@ -121,6 +121,8 @@ def remove(arguments: Arguments, places: Places) -> int:
     used = users(places)
     code = 0
     for name in arguments.words:
+        if arguments.flag("force") and not any(volume["Name"] == name for volume in all_of(places)):
+            continue
         _named(places, name)
         if name in used:
             raise HandError(

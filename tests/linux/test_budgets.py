@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import instruments, kernel
+from tests.support.hand import Ketch
 from tests.support.needs import needs
 
 BARE = [instruments.INTERPRETER, "-I", "-S", "-c", "pass"]
@@ -64,3 +65,19 @@ def test_an_attachment_imports_nothing_slow(tmp_path: Path) -> None:
         subprocess.run(["ip", "link", "del", "budget0"], check=True)
         kernel.umount("/run/netns")  # ip has made it and bound it on itself
         os.rmdir("/run/netns")
+
+
+@needs("overlay", "bridge", "veth")
+def test_a_container_by_hand_imports_no_registry_no_archive_and_no_dataclasses(tmp_path: Path) -> None:
+    hand = Ketch(tmp_path)
+    try:
+        hand("image", "local")
+        hand("run", "-d", "--name", "box", "busybox", "sleep", "60")
+        for words, most in ((["run", "--rm", "busybox", "true"], 250), (["exec", "box", "true"], 215), (["ps"], 90)):
+            command = [instruments.command("ketch"), *words]
+            found = instruments.modules_imported(command, environment={**hand.environment})
+            unwanted = {"dataclasses", "inspect", "ssl", "http.client", "logging", "cri.images.pull", "cri.images.tar"}
+            assert unwanted & set(found) == set(), words
+            assert len(found) <= most, (words, len(found), found)
+    finally:
+        hand.close()
