@@ -54,7 +54,7 @@ def run_one(runtime: str, number: int, work: Path) -> Report:
         )
     mapped = any(space["type"] == "user" for space in config["linux"]["namespaces"])
     config["root"]["path"] = "mapped" if mapped else "rootfs"
-    config["linux"]["cgroupsPath"] = f"/differential/c{number}"
+    config["linux"]["cgroupsPath"] = f"/differential-{number}"
     (bundle / "config.json").write_text(json.dumps(config))
     command = [runtime, "--root", str(work / "state"), "run", "--bundle", str(bundle), f"c{number}"]
     try:
@@ -90,7 +90,7 @@ def sections(said: str) -> Report:
     if "dev" in found:
         found["dev"].sort()
     for name in found:
-        found[name] = [re.sub(r"/differential/\S*", "/differential", line) for line in found[name]]
+        found[name] = [re.sub(r"/differential-\S*", "/differential", line) for line in found[name]]
     return found
 
 
@@ -109,6 +109,14 @@ def _mount(line: str) -> str:
 
 def work_inside(runtimes: dict[str, str], numbers: range, folder: Path) -> None:
     """Run everything; one JSON line for each config, on stdout."""
+    work = make_work(folder)
+    for number in numbers:
+        reports = {name: run_one(runtime, number, work) for name, runtime in runtimes.items()}
+        print(json.dumps({"number": number, "reports": reports}), flush=True)
+
+
+def make_work(folder: Path) -> Path:
+    """The root file systems, one of them for a user namespace, and what is bound into them."""
     work = folder / "work"
     work.mkdir()
     for name in ("rootfs", "mapped"):
@@ -117,12 +125,12 @@ def work_inside(runtimes: dict[str, str], numbers: range, folder: Path) -> None:
         (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n")
         (root / "tmp").mkdir(exist_ok=True)
     subprocess.run(["chown", "-R", "100000:100000", work / "bundle/mapped"], check=True)
+    for path in (work, work / "bundle"):
+        path.chmod(0o755)
     (work / "shared").mkdir()
     (work / "shared/file").write_text("shared\n")
     (work / "one").write_text("one\n")
-    for number in numbers:
-        reports = {name: run_one(runtime, number, work) for name, runtime in runtimes.items()}
-        print(json.dumps({"number": number, "reports": reports}), flush=True)
+    return work
 
 
 # --- outside ---

@@ -14,13 +14,12 @@ from pathlib import Path
 from tests.conformance import table
 from tests.conformance.runtime_tools import runtime_path
 from tests.conformance.table import Result
-from tests.e2e import go_build, image_set, images
+from tests.e2e import image_set, images, local_programs
 from tests.e2e.images import Image
 from tests.e2e.machine import Machine, power_on
 
 HERE = Path(__file__).parent
 SCRIPTS = ("podman", "containerd", "buildah", "conmon")
-_GO_PROGRAMS = ("containerd", "ctr", "containerd-shim-runc-v2")
 
 # Debian's crun 1.8.1 refuses hosts with a cgroup2 mount with controllers beside those of v1, so it is shown none.
 _HIDE_HYBRID = """
@@ -72,9 +71,8 @@ def prepare(folder: Path, scripts: list[str]) -> None:
     layer = image_set.busybox_layer()
     (folder / "rootfs.tar.gz").write_bytes(layer.data)
     if "containerd" in scripts:
-        (folder / "bin").mkdir()
-        for name in _GO_PROGRAMS:
-            (folder / "bin" / name).symlink_to(go_build.program(name))
+        # Debian's, because its crun refuses the version of the specification that later ones write
+        (folder / "bin").symlink_to(local_programs.debian_package("containerd") / "usr/bin")
         image = Image("box", ("latest",), (layer,), {"Cmd": ["sh"], "Env": ["PATH=/bin"]})
         images.write_layout(folder / "image.tar", image, "localhost/box:latest")
 

@@ -52,7 +52,7 @@ check "no new privileges holds" says "NoNewPrivs:	1" \
 check "the seccomp default is loaded" says "Seccomp:	2" p run --rm localhost/box grep Seccomp: /proc/self/status
 check "seccomp can be unconfined" says "Seccomp:	0" \
     p run --rm --security-opt seccomp=unconfined localhost/box grep Seccomp: /proc/self/status
-check "rlimits are set" says "512" p run --rm --ulimit nofile=512:512 localhost/box sh -c 'ulimit -n'
+check "rlimits are set" says "512" p run --rm --ulimit nofile=512:512 --ulimit nproc=4096:4096 localhost/box sh -c 'ulimit -n'
 check "a sysctl is written" says "77" p run --rm --sysctl kernel.msgmax=77 localhost/box cat /proc/sys/kernel/msgmax
 check "a device is there" says "0 /8" p run --rm --device /dev/random:/dev/mine localhost/box stat -c "0 /%T" /dev/mine
 check "limits are taken" p run -d --name small --memory 32m --pids-limit 33 --cpus 0.5 localhost/box sleep 1000
