@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vagrant import box, guest, image, leftovers, libvirt, machine, power_cuts, run_tests
 
+_SETTLE_SECONDS = 10.0
 _PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -72,7 +73,9 @@ def _shell(chosen: machine.Machine, words: list[str]) -> int:
 def _down(chosen: machine.Machine) -> int:
     port = int(chosen.file("port").read_text()) if chosen.file("port").exists() else None
     machine.down(chosen)
-    left = list(leftovers.found(chosen.directory, port))
+    end = time.monotonic() + _SETTLE_SECONDS
+    while (left := list(leftovers.found(chosen.directory, port))) and time.monotonic() < end:
+        time.sleep(0.1)  # a killed process gives its memory back before its sockets
     for entry in left:
         print(f"vm: {chosen.name} is down, but left behind: {entry}", file=sys.stderr)
     return 1 if left else 0
