@@ -33,9 +33,9 @@ class Builder:
     """Collects steps. An argument is a number, a slot, or bytes and text whose address is meant."""
 
     def __init__(self) -> None:
-        self._steps: list[list[Any]] = []
-        self._data = bytearray()
-        self._places: dict[bytes, int] = {}
+        self._steps: list[tuple[int, ...]] = []
+        self._data = bytearray(8)  # no address is 0
+        self._places: dict[bytes | str, int] = {}
         self._slots = 0
 
     def slot(self) -> Slot:
@@ -48,24 +48,31 @@ class Builder:
     def call(
         self, number: int, *arguments: "int | Slot | bytes | str", into: Slot | None = None, bear: "Sequence[int]" = ()
     ) -> int:
-        """One system call. `into` takes its result; the errnos in `bear` do not end the program. Gives its index."""
-        kinds, values = 0, [0] * 6
+        """One system call. `into` takes its result; the errnos in `bear` do not end the program. Gives its index.
+
+        A container has some 500 of them, so what is done here is done in few steps.
+        """
+        kinds = shift = borne = 0
+        values = [0, 0, 0, 0, 0, 0]
         for position, argument in enumerate(arguments):
             if isinstance(argument, int):
                 values[position] = argument
             elif isinstance(argument, Slot):
                 values[position] = argument.number
-                kinds |= _SLOT << 4 * position
+                kinds |= _SLOT << shift
             else:
-                values[position] = self._place(os.fsencode(argument))
-                kinds |= _ADDRESS << 4 * position
-        borne = sum(number << 8 * position for position, number in enumerate(bear))
-        self._steps.append([number, _NOWHERE if into is None else into.number, 0, kinds, borne, *values])
+                values[position] = self._places.get(argument) or self._place(argument)
+                kinds |= _ADDRESS << shift
+            shift += 4
+        for errno in bear:
+            borne = borne << 8 | errno
+        self._steps.append((number, into.number if into is not None else _NOWHERE, 0, kinds, borne, *values))
         return len(self._steps) - 1
 
     def skip_to_here(self, index: int) -> None:
         """What that step leaves out when one of its errnos is borne: everything since."""
-        self._steps[index][2] = len(self._steps) - 1 - index
+        step = self._steps[index]
+        self._steps[index] = (*step[:2], len(self._steps) - 1 - index, *step[3:])
 
     def close(self, *slots: Slot) -> None:
         """Close descriptors."""
@@ -80,12 +87,10 @@ class Builder:
         self.close(file)
         self.skip_to_here(opened)
 
-    def _place(self, data: bytes) -> int:
-        place = self._places.get(data)
-        if place is None:
-            self._data += bytes(-len(self._data) % 8)  # structures are aligned
-            place = self._places[data] = len(self._data)
-            self._data += data + b"\0"
+    def _place(self, data: bytes | str) -> int:
+        self._data += bytes(-len(self._data) % 8)  # structures are aligned
+        place = self._places[data] = len(self._data)
+        self._data += os.fsencode(data) + b"\0"
         return place
 
     def finish(

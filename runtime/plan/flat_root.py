@@ -269,38 +269,48 @@ class RootBuilder:
     # --- devices, names, masks ---
 
     def _furnish(self, steps: Iterable[Step]) -> None:
+        here = ""  # the directory that is open in the target slot
         for step in steps:
             if isinstance(step, rootfs.DeviceNode):
-                self._node(step)
+                parent, name = os.path.split(os.path.normpath(step.device.path))
+                here = self._stand_in(parent, here)
+                self._node(step, name)
             elif isinstance(step, rootfs.DeviceLinks):
+                here = self._stand_in("/dev", here)
                 self._links()
             else:
                 raise NotFlat(step.describe())
+        if here:
+            self._builder.close(self._target)
 
-    def _node(self, step: rootfs.DeviceNode) -> None:
+    def _stand_in(self, directory: str, here: str) -> str:
+        """The target slot holds this directory, as it may do already."""
+        if directory != here:
+            if here:
+                self._builder.close(self._target)
+            self._directory(directory)
+        return directory
+
+    def _node(self, step: rootfs.DeviceNode, name: str) -> None:
         call, device = self._builder.call, step.device
         if step.bind:
             raise NotFlat(step.describe())
-        parent, name = os.path.split(os.path.normpath(device.path))
         mode = 0o666 if device.mode is None else device.mode & 0o7777
         kind = rootfs.KINDS[device.kind]
         number = 0 if device.kind == "p" else os.makedev(device.major, device.minor)
-        self._directory(parent)
         call(lib.SYS_mknodat, self._target, name, kind | mode, number, bear=(errno.EEXIST,))
         # An image may have put a symlink or another node there: to chown through it would reach the host's.
         call(lib.SYS_openat, self._target, name, PATH | os.O_NOFOLLOW, into=self._parent)
         call(lib.ACT_EXPECT, self._parent, 0o170000, kind, number, errno.EEXIST)
         call(lib.SYS_fchownat, self._parent, "", device.uid, device.gid, AT_EMPTY_PATH)
-        self._builder.close(self._parent, self._target)
+        self._builder.close(self._parent)
 
     def _links(self) -> None:
-        self._directory("/dev")
         for target, path in rootfs.LINKS:
             name = os.path.basename(path)
             if name == "ptmx":
                 self._builder.call(lib.SYS_unlinkat, self._target, name, 0, bear=(errno.ENOENT,))
             self._builder.call(lib.SYS_symlinkat, target, self._target, name, bear=(errno.EEXIST,))
-        self._builder.close(self._target)
 
     def _name(self, step: Step) -> None:
         call = self._builder.call
