@@ -38,6 +38,7 @@ class CreateRequest:
 
     __slots__ = (
         "bundle",
+        "config",
         "config_path",
         "console_fd",
         "console_socket",
@@ -59,6 +60,7 @@ class CreateRequest:
         self.id = container_id
         self.bundle = os.path.realpath(bundle)
         self.config_path = f"{self.bundle}/config.json"
+        self.config: tuple[bytes, Config] | None = None  # what the caller has read there already
         self.console_socket = ""
         self.console_fd = -1
         self.pid_file = ""
@@ -171,7 +173,7 @@ def cgroup_path(config: Config, container_id: str) -> str:
 def create(request: CreateRequest) -> Created:
     """Make a container up to the point where its init waits. On failure everything is taken down again."""
     record.check_id(request.id)
-    data, config = read_config(request.config_path)
+    data, config = request.config or read_config(request.config_path)
     layout = cgroup.layout()
     plan = plan_for(request, config, layout)
     check_console(request, plan)

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import _signal as signal  # type: ignore[import-not-found]  # signal imports enum, 3 ms
 import os
 import sys
 
-from runtime import create, remove
+from runtime import attending, create, remove
 from runtime.commands import life
 
 TYPE_CHECKING = False
@@ -27,8 +26,12 @@ def run(settings: Options, options: Options) -> int:
 
         syscalls.prctl(lib.PR_SET_CHILD_SUBREAPER, 1)
     terminal = None
-    if not request.console_socket:
-        terminal = _own_terminal(request, detach=detach)
+    request.config = create.read_config(request.config_path)
+    process = request.config[1].process
+    if not request.console_socket and process is not None and process.terminal:
+        from runtime import own_terminal  # loads signal and tty: as long as all the rest
+
+        terminal = own_terminal.offer(request, detach=detach)
     created = create.create(request)
     life.show_warnings(settings, created)
     try:
@@ -40,12 +43,6 @@ def run(settings: Options, options: Options) -> int:
     if detach:
         return 0
     return _attend(settings, created, terminal, keep=options.flag("--keep"))
-
-
-def _own_terminal(request: create.CreateRequest, *, detach: bool) -> object | None:
-    from runtime import own_terminal
-
-    return own_terminal.offer(request, detach=detach)
 
 
 def _reap(pid: int) -> None:
@@ -63,8 +60,8 @@ def _attend(settings: Options, created: Created, terminal: object | None, *, kee
 
         status = own_terminal.attend(terminal, pid)
     else:
-        status = wait_passing_signals(pid)
-    if status == 128 + signal.SIGKILL:
+        status = attending.wait_passing_signals(pid)
+    if status == 128 + attending.SIGKILL:
         tell_of_memory(settings, created)
     if not keep:
         remove.remove(created.record, run_hooks=True)
@@ -79,33 +76,3 @@ def tell_of_memory(settings: Options, created: Created) -> None:
 
         log_line(settings.value("--log"), sentence, as_json=settings.value("--log-format") == "json", level="warning")
         sys.stderr.write(f"ketch-runtime: {sentence}\n")
-
-
-def wait_passing_signals(pid: int) -> int:
-    """The exit status of a child, 128 + signal if one killed it; our own signals are its."""
-    passed = set(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGURG, 32, 33}
-    signal.pthread_sigmask(signal.SIG_BLOCK, passed | {signal.SIGCHLD})
-    while True:
-        done = reap_until(pid)
-        if done is not None:
-            return done
-        info = signal.sigwaitinfo(passed | {signal.SIGCHLD})
-        if info.si_signo != signal.SIGCHLD:
-            try:
-                os.kill(pid, info.si_signo)
-            except ProcessLookupError:
-                pass
-
-
-def reap_until(pid: int) -> int | None:
-    """Reap whatever has ended; the status of pid when it is among them."""
-    while True:
-        try:
-            gone, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return 255
-        if gone == 0:
-            return None
-        if gone == pid:
-            code = os.waitstatus_to_exitcode(status)
-            return 128 - code if code < 0 else code

@@ -29,14 +29,10 @@ class Offer:
         self.socket = socket
 
 
-def offer(request: CreateRequest, *, detach: bool) -> Offer | None:
-    """Be the console socket of a request whose process wants a terminal; None when it wants none."""
-    from runtime import create
+def offer(request: CreateRequest, *, detach: bool) -> Offer:
+    """Be the console socket of a request whose process wants a terminal."""
     from runtime.errors import RuntimeFailure
 
-    _, config = create.read_config(request.config_path)
-    if config.process is None or not config.process.terminal:
-        return None
     if detach:
         raise RuntimeFailure(
             "process.terminal is true: with --detach --console-socket is needed to hand over the terminal"
@@ -53,7 +49,7 @@ def make_offer() -> tuple[Offer, int]:
 
 def attend(offered: Any, pid: int) -> int:
     """Pass bytes until the process has ended; gives its exit status."""
-    from runtime.foreground import reap_until
+    from runtime.attending import reap_until
 
     _, fds = fdpass.receive(offered.socket)
     master = fds[0]

@@ -43,9 +43,9 @@ def exec(settings: Options, options: Options) -> int:
         from runtime import own_terminal
 
         return own_terminal.attend(terminal, joined.pid)
-    from runtime import foreground
+    from runtime import attending
 
-    return foreground.wait_passing_signals(joined.pid)
+    return attending.wait_passing_signals(joined.pid)
 
 
 def _publish(options: Options, pid: int) -> None:

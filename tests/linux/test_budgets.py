@@ -36,6 +36,45 @@ def test_a_question_to_the_runtime_imports_nothing_slow(verb: list[str], tmp_pat
     assert instruments.processes_forked(asked) == 0
 
 
+def _bundle(top: Path, *command: str) -> str:
+    from tests.bench.suites.oci import _config
+    from tests.support.rootfs import make_rootfs
+
+    bundle = top / command[-1].strip("/").replace("/", "-")
+    bundle.mkdir()
+    (bundle / "config.json").write_text(json.dumps(_config(make_rootfs(bundle / "rootfs"), list(command))))
+    return str(bundle)
+
+
+def test_run_and_exec_import_nothing_slow_and_fork_little(tmp_path: Path) -> None:
+    asked = [instruments.command("ketch-runtime"), "--root", str(tmp_path / "state")]
+    run = [*asked, "run", "--bundle", _bundle(tmp_path, "/bin/true"), "short"]
+    assert slow(instruments.modules_imported(run)) == []
+    assert instruments.processes_forked(run) == 1
+    subprocess.run([*asked, "run", "--detach", "--bundle", _bundle(tmp_path, "/bin/sleep", "1000"), "long"], check=True)
+    try:
+        execute = [*asked, "exec", "long", "/bin/true"]
+        assert slow(instruments.modules_imported(execute)) == []
+        assert instruments.processes_forked(execute) == 2  # the one in between, and the program
+    finally:
+        subprocess.run([*asked, "delete", "--force", "long"], check=True)
+
+
+@needs("crun")
+def test_run_makes_at_most_half_more_system_calls_than_crun(tmp_path: Path) -> None:
+    from tests.bench.__main__ import _show_debians_crun_no_hybrid
+
+    _show_debians_crun_no_hybrid()
+    bundle = _bundle(tmp_path, "/bin/true")
+    counts = {}
+    for program in (instruments.command("ketch-runtime"), "crun"):
+        run = [program, "--root", str(tmp_path / "state"), "run", "--bundle", bundle, "counted"]
+        counts[program] = sum(instruments.system_calls(run).values())
+    kernel.umount("/sys/fs/cgroup/unified/cgroup.controllers")
+    ours, theirs = counts.values()
+    assert ours <= 1.5 * theirs, counts
+
+
 @needs("bridge", "veth")
 def test_an_attachment_imports_nothing_slow(tmp_path: Path) -> None:
     network = {
