@@ -92,6 +92,7 @@ def _check(plan: Plan) -> None:
         or process.terminal
         or listener
         or plan.userns
+        or plan.scope is not None
         or plan.all_hooks()
         or plan.config.linux.net_devices
         or plan.config.linux.personality is not None

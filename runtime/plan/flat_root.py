@@ -54,6 +54,7 @@ class RootBuilder:
             flags = lib.OPEN_TREE_CLONE | AT_SYMLINK_NOFOLLOW | lib.OPEN_TREE_CLOEXEC
             call(lib.SYS_open_tree, AT_FDCWD, "/dev/null", flags, into=self._null)
             call(lib.ACT_EXPECT, self._null, 0o170000, stat.S_IFCHR, os.makedev(1, 3), errno.EINVAL)
+            self._attributes(self._null, set_=lib.MOUNT_ATTR_RDONLY, propagation=lib.MS_PRIVATE)
         self._clone(self.root, self._plan.bind_root.path, lib.AT_RECURSIVE)
         call(lib.ACT_DIRECTORY, self.root)
         self._attributes(self.root, propagation=lib.MS_SLAVE, recursive=True)
@@ -334,6 +335,10 @@ class RootBuilder:
         for step in steps:
             if isinstance(step, rootfs.ReadonlyRoot):
                 self._attributes(self.root, set_=lib.MOUNT_ATTR_RDONLY)
+                continue
+            if isinstance(step, rootfs.MakeDirectory):
+                self._directory(step.path)
+                self._builder.close(self._target)
                 continue
             if not isinstance(step, (rootfs.ReadonlyPath, rootfs.MaskPath)):
                 raise NotFlat(step.describe())
