@@ -74,7 +74,7 @@ class Daemon:
     def start(self) -> "Daemon":
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_for(lambda: self._answers(), 20, lambda: f"the daemon does not answer:\n{self.log.read_text()}")
+        wait_for(lambda: self._answers(), 60, lambda: f"the daemon does not answer:\n{self.log.read_text()}")
         return self
 
     def _answers(self) -> bool:

@@ -13,7 +13,7 @@ from runtime.linux import beneath
 from tests.bench import peers
 from tests.bench.contest import Contender
 from tests.bench.stopwatch import Cost, Failed
-from tests.support.pod_driver import BUSYBOX, NETWORK, Daemon, wait_for
+from tests.support.pod_driver import BUSYBOX, NETWORK, Container, Daemon, wait_for
 
 ROUNDS = 30
 PAUSE = "ketch.local/pause:latest"
@@ -149,8 +149,8 @@ def _cycle(daemon: Daemon) -> Callable[[], Iterator[tuple[str, Cost]]]:
     def one() -> Iterator[tuple[str, Cost]]:
         name = f"bench-{next(numbers)}"
         pod = yield from _timed("RunPodSandbox", lambda: daemon.run_pod(name))
-        program = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done")
-        container = yield from _timed("Create+Start", lambda: pod.start(*program))
+        container = yield from _timed("Create+Start", lambda: pod.start(*OBEDIENT))
+        until_it_obeys(container)
         yield from _timed("ExecSync true", lambda: container.exec("/bin/true"))
         yield from _timed("StopContainer", lambda: container.stop(30))
         yield from _timed("StopPodSandbox", pod.stop)
@@ -159,6 +159,15 @@ def _cycle(daemon: Daemon) -> Callable[[], Iterator[tuple[str, Cost]]]:
             beneath.remove_tree(str(daemon.logs / name))
 
     return one
+
+
+# The first process of a PID namespace ignores a signal that it has no handler for, so it says when it has one.
+OBEDIENT = ("sh", "-c", "trap 'exit 0' TERM; echo ready; while :; do sleep 1000 & wait; done")
+
+
+def until_it_obeys(container: Container) -> None:
+    path = Path(container.status().log_path)
+    wait_for(lambda: path.exists() and path.stat().st_size > 0, 20, lambda: f"{path} is empty")
 
 
 def _timed(step: str, call: Callable[[], Any]) -> Any:

@@ -29,7 +29,9 @@ def _together(daemon: Daemon) -> Callable[[], Iterator[tuple[str, Cost]]]:
         for _ in range(CYCLES):
             name = f"parallel-{next(names)}"
             pod = daemon.run_pod(name)
-            pod.start("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done").stop(30)
+            container = pod.start(*cri.OBEDIENT)
+            cri.until_it_obeys(container)
+            container.stop(30)
             pod.stop()
             pod.remove()
             if daemon.logs.joinpath(name).is_dir():
