@@ -7,6 +7,7 @@
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -286,8 +287,12 @@ def test_containerd_attaches_its_containers_by_our_plugins(host: World, rootfs: 
     log = open("/run/cni/containerd/log", "w")  # noqa: SIM115 (the daemon's for as long as it lives)
     daemon = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
+        deadline = time.monotonic() + 60
+        while not os.path.exists("/run/cni/containerd/sock") and time.monotonic() < deadline:
+            time.sleep(0.05)
         ctr = ["ctr", "--address", "/run/cni/containerd/sock", "--connect-timeout", "10s"]
-        words = ["run", "--rm", "--cni", "--rootfs", str(rootfs), "c1", "busybox", "ip", "addr", "show", "eth0"]
+        flags = ["run", "--rm", "--cni", "--cgroup", "", "--rootfs"]
+        words = [*flags, str(rootfs), "c1", "/bin/busybox", "ip", "addr", "show", "eth0"]
         done = subprocess.run([*ctr, *words], env=environment, capture_output=True, text=True, check=False)
         assert "inet 10.85.0.2/24" in done.stdout, done.stderr + Path("/run/cni/containerd/log").read_text()[-2000:]
     finally:
