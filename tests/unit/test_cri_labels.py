@@ -37,6 +37,7 @@ def test_the_default_profile_goes_to_whoever_does_not_say_otherwise() -> None:
         security.apparmor_profile(replace(PLAIN, apparmor=localhost), Node())
 
 
+@pytest.mark.in_vm_too
 @pytest.mark.skipif(which("apparmor_parser", path="/usr/sbin:/sbin:/usr/bin") is None, reason="no apparmor_parser")
 def test_the_default_profile_compiles() -> None:
     command = ["/usr/sbin/apparmor_parser", "--skip-kernel-load", "--skip-cache", "--quiet"]
