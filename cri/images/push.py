@@ -38,13 +38,14 @@ def push(
 class _Upload:
     """One blob on its way: where it goes and how much of it the registry has."""
 
-    __slots__ = ("digest", "sent", "size", "url")
+    __slots__ = ("digest", "refused", "sent", "size", "url")
 
     def __init__(self, digest: str, size: int, url: str) -> None:
         self.digest = digest
         self.size = size
         self.url = url
         self.sent = 0
+        self.refused = 0  # how often it was another part than the registry had
 
 
 class Push:
@@ -165,8 +166,11 @@ class Push:
         except RegistryError as error:
             if not upload.url or error.status not in (404, 416):
                 raise
-            # The registry forgot the upload, or has another part of it than it said: a new one.
-            upload.url = ""
+            # Forgotten: a new one. More of it is there than it said, because the connection that broke was still being
+            # written out: ask again, and begin anew if that does not help.
+            upload.refused += 1
+            if error.status == 404 or upload.refused > 1:
+                upload.url, upload.refused = "", 0
             raise Unreachable(f"the upload of blob {upload.digest} was forgotten: {error}") from error
 
     def _chunks(self, upload: "_Upload") -> None:
