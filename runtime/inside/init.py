@@ -280,6 +280,9 @@ def _open_console(plan: Plan, context: Context, launch: Launch) -> None:
         launch.console_socket.close()
     os.close(master)
     context.console = slave
+    # Now, not at start: containerd's shim reads the output of `create` to its end, and we would hold that open.
+    for fd in (0, 1, 2):
+        os.dup2(slave, fd, inheritable=True)
 
 
 def _ready(plan: Plan, context: Context) -> str:

@@ -329,8 +329,9 @@ def test_a_terminal_is_handed_over_a_socket(box: Runtime, tmp_path: Path) -> Non
         }
     )
     command = [box_command(), "--root", str(box.root), "create", "-b", str(box.bundle), "--console-socket", str(path)]
-    null = subprocess.DEVNULL  # not a pipe: the init would hold it, and we wait for its end
-    subprocess.run([*command, "box"], stdin=null, stdout=null, stderr=null, check=True)
+    # pipes, as containerd's shim gives and reads to their end: the init must not hold them while it waits
+    done = subprocess.run([*command, "box"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=True)
+    assert done.stdout + done.stderr == b""
     connection, _ = listener.accept()
     _, fds = received(connection)
     box.ok("start", "box")
