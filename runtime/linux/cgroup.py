@@ -289,7 +289,7 @@ class Group:
             try:
                 write(f"{path}/cgroup.kill", "1")
             except OSError as error:
-                if error.errno != errno.ENOENT:
+                if error.errno not in (errno.ENOENT, errno.ENODEV):  # systemd may remove it at the same moment
                     raise
         if not self.v2:
             self._kill_one_by_one()
