@@ -262,7 +262,7 @@ def _clone_from_here(
         pid = _clone_into(0, cgroup_fd, entry)
         if pid == 0:
             parent.close()
-            joiner.run(plan, child, birth, tasks)
+            joiner.run(plan, child, birth, tasks, pidfd)
     finally:
         for fd in (*tasks, *([cgroup_fd] if cgroup_fd >= 0 else [])):
             os.close(fd)

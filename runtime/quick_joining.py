@@ -163,10 +163,16 @@ def _enter(builder: Builder, entry: Record, pidfd: Slot, flags: int) -> list[Slo
         else:
             builder.call(lib.SYS_openat, syscalls.AT_FDCWD, f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC, into=fd)
             groups.append(fd)
-    builder.call(lib.SYS_setns, pidfd, flags)
-    builder.close(pidfd)
+    # A cgroup2 that is mounted with nsdelegate lets nobody be born where its own namespace does not reach from where it
+    # stands (ENOENT): so that namespace is entered by the child.
+    late = 0 if isinstance(born_in, int) else flags & lib.CLONE_NEWCGROUP
+    if flags & ~late:
+        builder.call(lib.SYS_setns, pidfd, flags & ~late)
     birth = lib.CLONE_PARENT | (0 if isinstance(born_in, int) else lib.CLONE_INTO_CGROUP)
     builder.call(lib.ACT_BIRTH, birth, born_in)
     if not isinstance(born_in, int):
         builder.close(born_in)
+    if late:
+        builder.call(lib.SYS_setns, pidfd, late)
+    builder.close(pidfd)
     return groups

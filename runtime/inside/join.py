@@ -77,16 +77,19 @@ def enter(plan: JoinPlan, pidfd: int) -> None:
         step.load()
     init.seal(terminal=plan.process.terminal)
     syscalls.prctl(lib.PR_SET_DUMPABLE, 0)
-    if plan.namespace_flags:
-        syscalls.setns(pidfd, plan.namespace_flags)
+    if flags := plan.namespace_flags & ~lib.CLONE_NEWCGROUP:
+        syscalls.setns(pidfd, flags)
 
 
-def run(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, tasks: list[int]) -> NoReturn:
+def run(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, tasks: list[int], pidfd: int) -> NoReturn:
     """The child of a process that has entered: the v1 cgroups by their open files, then as any joiner."""
-    init.guard(channel, lambda: _run(plan, channel, launch, tasks))
+    init.guard(channel, lambda: _run(plan, channel, launch, tasks, pidfd))
 
 
-def _run(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, tasks: list[int]) -> None:
+def _run(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, tasks: list[int], pidfd: int) -> None:
+    # Only now: a cgroup2 mounted with nsdelegate lets nobody be born where its own namespace does not reach.
+    if plan.namespace_flags & lib.CLONE_NEWCGROUP:
+        syscalls.setns(pidfd, lib.CLONE_NEWCGROUP)
     for fd in tasks:
         os.write(fd, b"0")
         os.close(fd)
