@@ -18,8 +18,11 @@ def test_a_process_a_port_a_file_and_memory_are_named(tmp_path: Path) -> None:
     directory.mkdir(parents=True)
     (directory / "disk.qcow2").touch()
     (tmp_path / "ketch-vm-x").touch()
-    waits = [sys.executable, "-c", "input()", f"file={directory}/disk.qcow2"]
-    with socket.create_server(("127.0.0.1", 0)) as server, subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
+    waits = [sys.executable, "-c", "print(flush=True); input()", f"file={directory}/disk.qcow2"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with socket.create_server(("127.0.0.1", 0)) as server, subprocess.Popen(waits, **pipes) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the kernel shows no words yet in the moment of execve
         named = [entry.split()[0] for entry in leftovers.found(directory, server.getsockname()[1], tmp_path)]
         process.kill()
     assert named == ["process", "port", "file", "memory"]
