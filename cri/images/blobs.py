@@ -111,14 +111,20 @@ class Partial:
 
     def close(self) -> None:
         self.end(Corrupt(f"blob {self.digest}: its download was given up"))
-        if not self.closed:
+        with self._changed:
+            if self.closed:
+                return
             self.closed = True
             os.close(self._fd)
-            self._locked.close()
+        self._locked.close()
 
     def follow(self, cancel: Cancellation | None = None) -> "Follower":
-        """A reader that waits for the writer."""
-        return Follower(self, os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC), cancel)
+        """A reader that waits for the writer. One that has closed gets none: its descriptor may be another's."""
+        with self._changed:
+            if self.closed:
+                raise Stopped(f"blob {self.digest}: its download has ended")
+            reading = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+        return Follower(self, reading, cancel)
 
     def wait_beyond(self, offset: int, cancel: Cancellation | None) -> bool:
         """Wait until there is more than offset; False at the end. A writer that failed makes its follower fail."""

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from cri.images import manifest as manifests
 from cri.images import unpack
@@ -271,16 +272,14 @@ class Pull:
         while not slot.started.wait(0.05):
             stop.check(f"pulling {self._what}")
         if slot.partial is not None and not slot.arrived.is_set():
-            follower = slot.partial.follow(stop)
             try:
-                self._unpack_from(slot.ref, follower, first=slot.index == 0, stop=stop)
+                with closing(slot.partial.follow(stop)) as follower:
+                    self._unpack_from(slot.ref, follower, first=slot.index == 0, stop=stop)
                 return
             except (Stopped, Corrupt, HostileLayer):
                 # What is followed is not verified yet: only the finished blob tells whether this error is real.
                 while not slot.arrived.wait(0.05):
                     stop.check(f"pulling {self._what}")
-            finally:
-                follower.close()
         self._unpack_from(slot.ref, blob_reader(self._parts, slot.ref.digest, stop), first=slot.index == 0, stop=stop)
 
     def _unpack_from(self, ref: LayerRef, read: Callable[[], bytes], *, first: bool, stop: Cancellation) -> None:

@@ -272,9 +272,10 @@ long k_filesystem_type(int fd)
 // Ignored signals and the mask survive execve, and Python ignores SIGPIPE and SIGXFSZ.
 long k_reset_signals(void)
 {
+	static const unsigned long standard[4]; // the kernel's struct sigaction with SIG_DFL, on every architecture
 	sigset_t none;
-	for (int number = 1; number < NSIG; number++)
-		signal(number, SIG_DFL); // refused for SIGKILL, SIGSTOP and glibc's own two: nothing to reset there
+	for (int number = 1; number < NSIG; number++) // glibc's call would refuse its own two, which a caller may have ignored
+		syscall(SYS_rt_sigaction, number, standard, 0, 8); // refused for SIGKILL and SIGSTOP: nothing to reset there
 	sigemptyset(&none);
 	RESULT(sigprocmask(SIG_SETMASK, &none, 0));
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cri.images.blobs import Blobs
 from cri.images.cancel import Cancellation
 from cri.images.errors import (
     Cancelled,
@@ -21,9 +22,11 @@ from cri.images.errors import (
     ImageError,
     Missing,
     RateLimited,
+    Stopped,
     StoreFailed,
     Unreachable,
 )
+from cri.images.layout import Layout
 from cri.images.patience import Backoff, Patience
 from cri.images.store import ImageStore
 from tests.support import images, kernel
@@ -101,6 +104,19 @@ def test_a_broken_transfer_goes_on_where_it_stopped(registry: OwnRegistry, store
     ranges = [span for _, path, span in registry.requests if path.endswith(big)]
     assert ranges == ["", "bytes=200000-", "bytes=400000-"]
     _whole(store)
+
+
+def test_nobody_follows_a_download_that_has_ended(tmp_path: Path) -> None:
+    layout = Layout(str(tmp_path / "store"))
+    layout.create()
+    partial = Blobs(layout).partial("sha256:" + "a" * 64, 10)
+    assert partial is not None
+    partial.close()
+    with (
+        (tmp_path / "another").open("w"),
+        pytest.raises(Stopped, match="has ended"),
+    ):  # may have its descriptor's number
+        partial.follow()
 
 
 def test_a_registry_that_dies_leaves_what_the_next_pull_goes_on_from(registry: OwnRegistry, store: ImageStore) -> None:
