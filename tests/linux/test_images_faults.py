@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.images.blobs import Blobs
+from cri.images.blobs import Blobs, Stopped
 from cri.images.cancel import Cancellation
 from cri.images.errors import (
     Cancelled,
@@ -22,7 +22,6 @@ from cri.images.errors import (
     ImageError,
     Missing,
     RateLimited,
-    Stopped,
     StoreFailed,
     Unreachable,
 )
