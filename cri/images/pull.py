@@ -23,7 +23,7 @@ from cri.images.crew import Crew
 from cri.images.digest import chain_ids
 from cri.images.errors import Corrupt, HostileLayer, ImageError, NotFound, RegistryError
 from cri.images.fetch import fetch
-from cri.images.layers import Layer
+from cri.images.layers import Layer, alone_name
 from cri.images.leases import Lease
 from cri.images.model import Credentials, Descriptor, Event, ImageConfig, Platform
 from cri.images.parts import Parts, Progress
@@ -284,8 +284,8 @@ class Pull:
 
     def _unpack_from(self, ref: LayerRef, read: Callable[[], bytes], *, first: bool, stop: Cancellation) -> None:
         self._tell("unpacking", ref.digest, 0, ref.size)
-        tree = self._parts.layers.unpack_alone(ref.diff_id, ref.digest, read, first=first, cancel=stop)
-        self._lease.add(tree.name)
+        self._lease.add(alone_name(ref.diff_id))  # before it is there: a collection may come the moment it is
+        self._parts.layers.unpack_alone(ref.diff_id, ref.digest, read, first=first, cancel=stop)
 
     def _unpack_chained(self, refs: Sequence[LayerRef]) -> None:
         """What could not stand alone, on a view of everything beneath it."""

@@ -11,7 +11,7 @@ from cri.images.catalogue import LayerRef, ManifestRef, Record
 from cri.images.crew import Crew
 from cri.images.digest import chain_ids
 from cri.images.errors import ImageError
-from cri.images.layers import Layer, flat_name
+from cri.images.layers import Layer, alone_name, chained_name, flat_name
 from cri.images.leases import Lease
 from cri.images.parts import Parts
 
@@ -51,11 +51,11 @@ def build_chained(parts: Parts, refs: Sequence[LayerRef], lease: Lease, stop: Ca
     chain = chain_ids(tuple(ref.diff_id for ref in refs))
     trees: list[Layer] = []
     for index, ref in enumerate(refs):
+        lease.add(alone_name(ref.diff_id), chained_name(chain[index]))
         tree = parts.layers.find(ref.diff_id, chain[index])
         if tree is None:
             with in_layer(index, ref):
                 tree = _build_one(parts, ref, chain[index], trees, stop)
-        lease.add(tree.name)
         trees.append(tree)
     return trees
 

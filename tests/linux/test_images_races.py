@@ -63,7 +63,8 @@ def test_a_collection_takes_nothing_from_pulls_and_containers_beside_it(registry
         store = opened()
         name = chance.choice("abc")
         image_id = store.pull(f"{registry.host}/x:{name}")
-        assert store.find(image_id) is None or store.find(image_id).id == image_id  # type: ignore[union-attr]
+        found = store.find(image_id)  # another may have removed it
+        assert found is None or found.id == image_id
         if chance.random() < 0.6:
             store.remove(image_id)
         store.close()

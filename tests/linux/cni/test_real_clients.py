@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cni.client import Attachment, Network, Options, parse
+from cni.errors import CniError
 from tests.bench import peers
 from tests.linux.cni.world import NETWORKS, OUTSIDE, World, dial, ip, run, serve_port, settle
 from tests.support.needs import needs
@@ -126,7 +127,12 @@ def test_their_plugins_work_above_below_and_beside_ours(host: World, theirs: tup
     serve_port(host, outside, 81)
     assert dial(outside, "192.0.2.1", 8080) == f"it|{OUTSIDE}"
     assert dial(pod, OUTSIDE, 81) == "it|192.0.2.1"
-    network.check(attachment)
+    if "portmap" in theirs and THEIRS.startswith("/usr/lib"):
+        # Debian's 1.1.1 looks for the rules of IPv4 in the chain of IPv6; newer ones do not.
+        with pytest.raises(CniError, match="could not check ipv6 dnat"):
+            network.check(attachment)
+    else:
+        network.check(attachment)
     network.delete(attachment)
     assert dial(outside, "192.0.2.1", 8080) is None
     assert _left() == []
