@@ -120,7 +120,9 @@ def _mirror() -> str:
             return found[1]
     classic = Path("/etc/apt/sources.list")
     found = re.search(r"^deb\s+(?:\[[^]]*\]\s+)?(\S+)", classic.read_text() if classic.exists() else "", re.M)
-    return found[1] if found else "http://deb.debian.org/debian"
+    if not found:
+        raise CannotMake("no Debian mirror is named in /etc/apt: packages for the rig cannot be fetched")
+    return found[1]
 
 
 def _release() -> str:

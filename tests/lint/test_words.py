@@ -35,6 +35,7 @@ def test_nothing_is_left_for_later() -> None:
 
 def test_nothing_depends_on_one_machine() -> None:
     """Paths of a development machine, and hosts that stand in for the public package registries."""
+    assert found(r"deb\.debian\.org|proxy\.golang\.org|pypi\.org|pythonhosted\.org") == []
     assert found(r"(?<![\w.])/work/(wt|main|shared)|(?<!\w)/root/[a-z.]*(pyenv|go/)|https?://10\.|/tmp/gr/") == []
 
 
