@@ -52,7 +52,7 @@ def collect(
             moved += [("layer", _aside(parts, os.path.join(layout.layers, name))) for name in unused]
             moved += [("rootfs", _aside(parts, path)) for path in _half_made(rootfs)]
             moved += [("partial", _aside(parts, path)) for path in _old_partials(layout.partial, partial_seconds)]
-            moved += [("staging", _aside(parts, path)) for path in _dead_staging(layout.staging)]
+            moved += [("staging", path) for path in _dead_staging(parts)]
         done = _delete(moved)
         layout.empty_trash()
     if moved:
@@ -107,16 +107,17 @@ def _old_partials(folder: str, seconds: float) -> list[str]:
     return old
 
 
-def _dead_staging(folder: str) -> list[str]:
-    """Trees whose unpacker died: its lock is free."""
+def _dead_staging(parts: Parts) -> list[str]:
+    """Trees whose unpacker died: its lock is free. Moved while we hold it: the next one uses the same name."""
+    folder = parts.layout.staging
     dead = []
     for name in os.listdir(folder):
         base = os.path.join(folder, name.removesuffix(".lock"))
         try:
             with durable.lock(f"{base}.lock", wait=False):
-                os.unlink(f"{base}.lock")
                 if os.path.lexists(base):
-                    dead.append(base)
+                    dead.append(_aside(parts, base))
+                os.unlink(f"{base}.lock")
         except (BlockingIOError, FileNotFoundError):
             continue
     return dead
