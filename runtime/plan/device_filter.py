@@ -27,9 +27,7 @@ def v1_lines(all_rules: tuple[DeviceRule, ...]) -> list[tuple[str, str]]:
     """(file, line) pairs to write. Everything before the last rule for all devices is void, so it is left out."""
     start = 0
     for index, rule in enumerate(all_rules):
-        if rule.kind == "a" or (
-            rule.major is None and rule.minor is None and rule.access == "rwm" and rule.kind == "a"
-        ):
+        if rule.kind == "a":
             start = index
     lines = []
     for rule in all_rules[start:]:

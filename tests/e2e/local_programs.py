@@ -113,16 +113,18 @@ def _own_apt(folder: Path, kind: str) -> list[str]:
 
 
 def _mirror() -> str:
-    """Where this machine gets Debian from."""
-    for listed in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
-        found = re.search(r"^URIs:\s*(\S+)", listed.read_text(), re.M)
-        if found:
-            return found[1]
-    classic = Path("/etc/apt/sources.list")
-    found = re.search(r"^deb\s+(?:\[[^]]*\]\s+)?(\S+)", classic.read_text() if classic.exists() else "", re.M)
-    if not found:
-        raise CannotMake("no Debian mirror is named in /etc/apt: packages for the rig cannot be fetched")
-    return found[1]
+    """Where this machine gets Debian from: asked of apt, whose lists come in two formats and any number of files."""
+    listed = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for line in listed.stdout.splitlines():
+        address, *what = line.split()
+        if what == [_release(), "main"]:
+            return address
+    raise CannotMake(f"apt knows no mirror of Debian's {_release()}: packages for the rig cannot be fetched")
 
 
 def _release() -> str:

@@ -7,13 +7,15 @@ import os
 import pickle
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from runtime.linux import beneath, capabilities, fdpass, mountinfo, mounts, namespaces, processes, steps, syscalls
 from runtime.linux._core import lib
+from runtime.plan import device_filter
+from runtime.spec.model import DeviceRule
 from tests.support import crash, kernel
 from tests.support.needs import needs
 
@@ -266,6 +268,67 @@ def test_securebits_and_other_attributes_take_effect() -> None:
         assert (status("SigIgn"), status("SigBlk")) == ("0" * 16, "0" * 16)
 
     in_a_child(change)
+
+
+# --- cgroup v2 ---
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Path]:
+    """A new group of the cgroup2 hierarchy, which can be mounted beside v1's: a device filter needs no controller."""
+    hierarchy = tmp_path / "cgroup2"
+    hierarchy.mkdir()
+    syscalls.mount("cgroup2", str(hierarchy), "cgroup2", 0)
+    made = hierarchy / f"ketch-test-{os.getpid()}"
+    made.mkdir()
+    yield made
+    made.rmdir()
+    mounts.detach_all_beneath(str(hierarchy))
+
+
+def exit_code_inside(group: Path, work: Callable[[], None]) -> int:
+    """Of a child that clone3 bears in the group: 0, or the errno of what the work met."""
+    directory = os.open(group, os.O_RDONLY)
+    pid = syscalls.clone3(0, cgroup_fd=directory)
+    if pid == 0:
+        code = 255
+        try:
+            assert Path("/proc/self/cgroup").read_text().splitlines()[-1].endswith(group.name)
+            work()
+            code = 0
+        except OSError as refused:
+            code = refused.errno or 254
+        finally:
+            os._exit(code)
+    os.close(directory)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_device_filter_judges_those_that_are_born_in_its_group(group: Path) -> None:
+    def read_zero() -> None:
+        os.close(os.open("/dev/zero", os.O_RDONLY))
+
+    def write_zero() -> None:
+        os.close(os.open("/dev/zero", os.O_WRONLY))
+
+    all_devices = DeviceRule(allow=False, kind="a", major=None, minor=None, access="rwm")
+    zero_to_read = DeviceRule(allow=True, kind="c", major=1, minor=5, access="r")
+    program = syscalls.bpf_load_device_filter(device_filter.program((all_devices, zero_to_read)))
+    directory = os.open(group, os.O_RDONLY)
+    assert exit_code_inside(group, write_zero) == 0
+    syscalls.bpf_attach_device_filter(directory, program)
+    assert (exit_code_inside(group, read_zero), exit_code_inside(group, write_zero)) == (0, errno.EPERM)
+    [attached] = syscalls.bpf_device_filters(directory)
+    syscalls.bpf_detach_device_filter(directory, attached)
+    assert (exit_code_inside(group, write_zero), syscalls.bpf_device_filters(directory)) == (0, [])
+    for fd in (program, directory, attached):
+        os.close(fd)
+
+
+def test_a_program_that_the_kernel_does_not_trust_is_refused_with_its_reason() -> None:
+    without_an_end = bytes.fromhex("b400000001000000")  # w0 = 1, and then nothing
+    with pytest.raises(syscalls.KernelError, match=r"^bpf\('load'\).*last insn is not an exit or jmp"):
+        syscalls.bpf_load_device_filter(without_an_end)
 
 
 # --- errors and plans ---
