@@ -9,10 +9,12 @@ from runtime.linux.quick_dataclasses import MISSING, Field, fields, is_dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, TypeVar
 
     T = TypeVar("T")
-_hints_of: dict[type, dict[str, Any]] = {}
+    Reader = Callable[[Any], Any] | None
+_readers_of: dict[type, dict[str, Reader]] = {}
 _shapes: dict[type, tuple[tuple[str, Any], ...] | None] = {}
 
 
@@ -52,43 +54,67 @@ def _default(entry: Field[Any]) -> Any:
     return entry.default_factory() if entry.default_factory is not MISSING else MISSING
 
 
-def _hints(kind: type) -> dict[str, Any]:
-    """The types of a class's fields. typing is imported by who reads records, not by who writes a first one."""
-    found = _hints_of.get(kind)
-    if found is None:
-        from typing import Any, get_type_hints
-
-        found = _hints_of[kind] = get_type_hints(kind, localns={"Any": Any})
-    return found
-
-
 def load(kind: type[T], data: Any) -> T:
     """The type's object; unknown keys are ignored (a newer version wrote them), missing ones have their default."""
     if not isinstance(data, dict):
         raise BadRecord(f"{kind.__name__}: expected an object, got {type(data).__name__}")
-    hints = _hints(kind)
+    readers = _readers(kind)
     try:
-        return kind(**{name: _load(hints[name], data[name]) for name in hints if name in data})
-    except (TypeError, ValueError, KeyError) as e:
+        return kind(
+            **{
+                name: value if (read := readers[name]) is None else read(value)
+                for name, value in data.items()
+                if name in readers
+            }
+        )
+    except (TypeError, ValueError, AttributeError) as e:
         raise BadRecord(f"{kind.__name__}: {e}") from None
 
 
-def _load(kind: Any, value: Any) -> Any:
+def _readers(kind: type) -> dict[str, Reader]:
+    """How each field of a class is read: worked out once, because a start reads the records of a thousand pods.
+    typing is imported by who reads records, not by who writes a first one."""
+    found = _readers_of.get(kind)
+    if found is None:
+        from typing import Any, get_type_hints
+
+        hints = get_type_hints(kind, localns={"Any": Any})
+        found = _readers_of[kind] = {name: _reader(hint) for name, hint in hints.items()}
+    return found
+
+
+def _reader(kind: Any) -> Reader:
+    """What makes the typed value of what json has read; None where that is the value already."""
     import types
     from typing import Union, get_args, get_origin
 
-    origin = get_origin(kind)
+    origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return None if value is None else _load(next(a for a in get_args(kind) if a is not type(None)), value)
+        return _optional(_reader(next(a for a in inner if a is not type(None))))
+    if origin is tuple and len(inner) == 2 and inner[1] is Ellipsis:
+        return _sequence(_reader(inner[0]))
     if origin is tuple:
-        inner = get_args(kind)
-        if len(inner) == 2 and inner[1] is Ellipsis:
-            return tuple(_load(inner[0], entry) for entry in value)
-        return tuple(_load(each, entry) for each, entry in zip(inner, value, strict=True))
+        return _fixed([_reader(each) for each in inner])
     if origin is dict:
-        return {name: _load(get_args(kind)[1], entry) for name, entry in value.items()}
+        return _mapping(_reader(inner[1]))
     if isinstance(kind, type) and is_dataclass(kind):
-        return load(kind, value)
+        return lambda value: load(kind, value)
     if isinstance(kind, type) and issubclass(kind, StrEnum):
-        return kind(value)
-    return value
+        return kind
+    return None
+
+
+def _optional(read: Reader) -> Reader:
+    return read and (lambda value: None if value is None else read(value))
+
+
+def _sequence(read: Reader) -> Reader:
+    return tuple if read is None else lambda value: tuple(map(read, value))
+
+
+def _fixed(readers: list[Reader]) -> Reader:
+    return lambda value: tuple(held if read is None else read(held) for read, held in zip(readers, value, strict=True))
+
+
+def _mapping(read: Reader) -> Reader:
+    return dict if read is None else lambda value: {name: read(held) for name, held in value.items()}
