@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One client's HTTP/2 connection: a thread reads its frames and answers quick calls, other threads answer the rest.
 
-reader: bytes -> frames -> stream (headers, message) -> quick method: answered here
-                                                     -> other method: a thread of the pool answers
-writer: whoever answers, under the connection's lock, as far as the client's flow-control windows allow
+bytes -> frames -> stream (headers, message) -> quick method: answered here
+                                             -> other method: a thread of the pool answers
+Whoever answers sends through the connection's writer.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from __future__ import annotations
 import logging
 import socket
 import struct
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from cri.rpc import frames, headers, hpack
@@ -21,6 +20,7 @@ from cri.rpc.call import Call, Gone, Method, Service, refusal
 from cri.rpc.frames import BadFrame, BadStream
 from cri.rpc.headers import BadHeaders
 from cri.rpc.status import Code, Failed
+from cri.rpc.writer import Writer
 
 log = logging.getLogger(__name__)
 _READ_BYTES = 1 << 18
@@ -38,11 +38,7 @@ class Connection:
     def __init__(self, client: socket.socket, service: Service) -> None:
         self._socket = client
         self._service = service
-        self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)  # a window has grown, or there is nothing to wait for any more
-        self._calls: dict[int, Call] = {}  # guarded by the lock, as the windows
-        self._window = frames.DEFAULT_WINDOW
-        self._first_window = frames.DEFAULT_WINDOW
+        self._writer = Writer(client)
         self._headers = hpack.Decoder()
         self._block = bytearray()
         self._block_of: tuple[int, int] | None = None  # (stream, flags) while CONTINUATION must follow
@@ -67,11 +63,12 @@ class Connection:
         except OSError as gone:
             log.debug("a client went: %s", gone)
         finally:
-            self._abandon()
+            self._writer.cancel_all()
+            self._socket.close()
 
     def _send_away(self, code: int, text: str) -> None:
         """A close with unread bytes is a reset, which can overtake the reason: so they are read first, for a moment."""
-        self._try_to_send(frames.goaway(self._last, code, text))
+        self._writer.send(frames.goaway(self._last, code, text))
         self._socket.settimeout(_FAREWELL_SECONDS)
         try:
             self._socket.shutdown(socket.SHUT_WR)
@@ -90,8 +87,7 @@ class Connection:
             frames.MAX_HEADER_LIST_SIZE: _MOST_HEADER_BYTES,
         }
         more = frames.window_update(0, frames.LARGEST_WINDOW - frames.DEFAULT_WINDOW)
-        with self._lock:
-            self._socket.sendall(frames.settings(offered) + more)
+        self._writer.send(frames.settings(offered) + more)
 
     def _read(self) -> None:
         buffer = bytearray()
@@ -130,15 +126,10 @@ class Connection:
         return at
 
     def _end_stream(self, stream: int, code: int) -> None:
-        """Whoever answers on it finds out when it sends."""
-        with self._lock:
-            call = self._calls.pop(stream, None)
-            self._room.notify_all()
+        call = self._writer.cancel(stream)
         if call is None or not call.is_whole:
             self._unheard.append(stream)
-        if call is not None:
-            call.end(is_cancelled=True)
-        self._try_to_send(frames.reset(stream, code))
+        self._writer.send(frames.reset(stream, code))
 
     def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
         if not stream & 1 or frames.depends_on(flags, payload) == stream:
@@ -179,7 +170,7 @@ class Connection:
 
     def _still_speaks(self, stream: int, kind: int) -> Call | None:
         """The call of which the client may send more; None where it does not know yet that we have ended it."""
-        call = self._calls.get(stream)
+        call = self._writer.find(stream)
         if call is not None and not call.is_whole:
             return call
         if call is None and stream in self._unheard:
@@ -189,15 +180,12 @@ class Connection:
         raise BadStream(stream, frames.STREAM_CLOSED, "data after its end")
 
     def _open(self, stream: int, said: dict[bytes, bytes]) -> None:
-        if self._is_closing or len(self._calls) >= _MOST_STREAMS:
+        if self._is_closing or self._writer.open_calls >= _MOST_STREAMS:
             self._unheard.append(stream)
-            self._try_to_send(frames.reset(stream, frames.REFUSED_STREAM))
+            self._writer.send(frames.reset(stream, frames.REFUSED_STREAM))
             return
-        seconds = frames.timeout(said.get(b"grpc-timeout", b""))
-        call = Call(stream, self._method(said), seconds, self._first_window, self._lock)
+        call = self._writer.open(stream, self._method(said), frames.timeout(said.get(b"grpc-timeout", b"")))
         call.length = said.get(b"content-length")
-        with self._lock:
-            self._calls[stream] = call
 
     def _method(self, said: dict[bytes, bytes]) -> Method:
         path = said[b":path"]
@@ -216,7 +204,7 @@ class Connection:
             return
         call.body += content
         if len(call.body) > self._service.message_bytes + 5:
-            self._fail(call, Code.RESOURCE_EXHAUSTED, f"larger than {self._service.message_bytes} bytes")
+            self._writer.fail(call, Code.RESOURCE_EXHAUSTED, f"larger than {self._service.message_bytes} bytes")
             self._end_stream(stream, frames.NO_ERROR)  # the client need not send the rest
         elif flags & frames.END_STREAM:
             self._whole(stream)
@@ -225,11 +213,11 @@ class Connection:
         """The connection's own window is refilled when half of it is used; a stream's holds any message."""
         self._taken += taken
         if self._taken > frames.LARGEST_WINDOW // 2:
-            self._try_to_send(frames.window_update(0, self._taken))
+            self._writer.send(frames.window_update(0, self._taken))
             self._taken = 0
 
     def _whole(self, stream: int) -> None:
-        call = self._calls.get(stream)
+        call = self._writer.find(stream)
         if call is None:
             return
         call.is_whole = True
@@ -238,8 +226,8 @@ class Connection:
         if call.method.is_quick:
             self._answer(call, is_reader=True)
         elif not self._service.pool.submit(lambda: self._answer(call, is_reader=False)):
-            self._fail(call, Code.RESOURCE_EXHAUSTED, "too many calls wait for their turn already")
-            self._forget(call)
+            self._writer.fail(call, Code.RESOURCE_EXHAUSTED, "too many calls wait for their turn already")
+            self._writer.forget(call)
 
     def _on_priority(self, _: int, stream: int, payload: bytes) -> None:
         if frames.depends_on(frames.HAS_PRIORITY, payload) == stream:
@@ -248,11 +236,7 @@ class Connection:
     def _on_reset(self, _: int, stream: int, __: bytes) -> None:
         if stream > self._last:
             raise BadFrame(frames.PROTOCOL_ERROR, f"a reset of stream {stream}, which was never opened")
-        with self._lock:
-            call = self._calls.pop(stream, None)
-            self._room.notify_all()
-        if call is not None:
-            call.end(is_cancelled=True)
+        self._writer.cancel(stream)
 
     def _on_settings(self, flags: int, _: int, payload: bytes) -> None:
         if flags & frames.ACK:
@@ -261,18 +245,12 @@ class Connection:
             return
         for key, value in frames.read_settings(payload):
             if key == frames.INITIAL_WINDOW_SIZE:
-                with self._lock:
-                    for call in self._calls.values():
-                        call.window += value - self._first_window
-                        if call.window > frames.LARGEST_WINDOW:
-                            raise BadFrame(frames.FLOW_CONTROL_ERROR, f"the window of stream {call.id} is too large")
-                    self._first_window = value
-                    self._room.notify_all()
-        self._try_to_send(frames.frame(frames.SETTINGS, frames.ACK, 0))
+                self._writer.set_first_window(value)
+        self._writer.send(frames.frame(frames.SETTINGS, frames.ACK, 0))
 
     def _on_ping(self, flags: int, _: int, payload: bytes) -> None:
         if not flags & frames.ACK:
-            self._try_to_send(frames.frame(frames.PING, frames.ACK, 0, payload))
+            self._writer.send(frames.frame(frames.PING, frames.ACK, 0, payload))
 
     def _on_window_update(self, _: int, stream: int, payload: bytes) -> None:
         more = frames.number(payload) & frames.LARGEST_WINDOW
@@ -284,17 +262,7 @@ class Connection:
                 if stream
                 else BadFrame(frames.PROTOCOL_ERROR, "a window that does not grow")
             )
-        with self._lock:
-            call = self._calls.get(stream)
-            if stream == 0:
-                self._window += more
-                if self._window > frames.LARGEST_WINDOW:
-                    raise BadFrame(frames.FLOW_CONTROL_ERROR, "the connection's window is too large")
-            elif call is not None:
-                call.window += more
-            self._room.notify_all()
-        if call is not None and call.window > frames.LARGEST_WINDOW:
-            raise BadStream(stream, frames.FLOW_CONTROL_ERROR, "the window is too large")
+        self._writer.widen(stream, more)
 
     def _on_push(self, _: int, __: int, ___: bytes) -> None:
         raise BadFrame(frames.PROTOCOL_ERROR, "a client cannot push")
@@ -305,26 +273,21 @@ class Connection:
         is_left = False
         try:
             request = self._request(call)
+            answer = call.method.answer(request, call)
             if call.method.is_streaming:
-                self._stream(call, call.method.answer(request, call))
+                self._writer.each(call, map(call.method.serialize, answer))
             else:
-                content = call.method.serialize(call.method.answer(request, call))
-                is_left = self._finish(call, content, is_reader=is_reader)
+                is_left = self._finish(call, call.method.serialize(answer), is_reader=is_reader)
         except Failed as failure:
-            self._fail(call, failure.code, str(failure))
+            self._writer.fail(call, failure.code, str(failure))
         except (Gone, OSError) as gone:
             log.debug("nobody waits for the answer any more: %s", gone)
         except Exception as mistake:
             log.exception("a mistake of ours")
-            self._fail(call, Code.INTERNAL, f"{type(mistake).__name__}: {mistake}")
+            self._writer.fail(call, Code.INTERNAL, f"{type(mistake).__name__}: {mistake}")
         finally:
             if not is_left:
-                self._forget(call)
-
-    def _forget(self, call: Call) -> None:
-        with self._lock:
-            self._calls.pop(call.id, None)
-        call.end(is_cancelled=False)
+                self._writer.forget(call)
 
     def _request(self, call: Call) -> Any:
         body = bytes(call.body)
@@ -345,16 +308,10 @@ class Connection:
 
     def _finish(self, call: Call, content: bytes, *, is_reader: bool) -> bool:
         """One message and the end: in one piece if the windows allow it. True: another thread goes on with it."""
-        size = len(content) + 5
-        answer = frames.opening(call.id) + frames.message(call.id, content) + frames.closing(call.id)
-        with self._lock:
-            self._still_there(call)
-            if size <= self._window and size <= call.window:
-                self._window -= size
-                self._socket.sendall(answer)
-                return False
+        if self._writer.whole(call, content):
+            return False
         if not is_reader:
-            self._stream(call, iter((content,)), is_serialized=True)
+            self._writer.each(call, iter((content,)))
             return False
         # the reader must not wait: it is the one that hears of larger windows
         if not self._service.pool.submit(lambda: self._finish_in_pieces(call, content)):
@@ -363,70 +320,21 @@ class Connection:
 
     def _finish_in_pieces(self, call: Call, content: bytes) -> None:
         try:
-            self._stream(call, iter((content,)), is_serialized=True)
+            self._writer.each(call, iter((content,)))
         except (Gone, OSError) as gone:
             log.debug("nobody waits for the answer any more: %s", gone)
         finally:
-            self._forget(call)
-
-    def _stream(self, call: Call, messages: Iterator[Any], *, is_serialized: bool = False) -> None:
-        is_opened = False
-        try:
-            for each in messages:
-                content = each if is_serialized else call.method.serialize(each)
-                if not is_opened:
-                    self._send_waiting(call, frames.opening(call.id))
-                    is_opened = True
-                self._send_message(call, content)
-            self._send_waiting(call, frames.closing(call.id, is_opened=is_opened))
-        except Failed as failure:
-            self._send_waiting(call, frames.closing(call.id, failure.code, str(failure), is_opened=is_opened))
-
-    def _send_waiting(self, call: Call, data: bytes) -> None:
-        with self._lock:
-            self._still_there(call)
-            self._socket.sendall(data)
-
-    def _send_message(self, call: Call, content: bytes) -> None:
-        """As the windows allow; waits for more room."""
-        data = memoryview(struct.pack(">BL", 0, len(content)) + content)
-        while data:
-            with self._room:
-                while (fits := min(len(data), self._window, call.window, frames.FRAME_BYTES)) <= 0:
-                    self._still_there(call)
-                    self._room.wait()
-                self._still_there(call)
-                self._window -= fits
-                call.window -= fits
-                self._socket.sendall(frames.frame(frames.DATA, 0, call.id, bytes(data[:fits])))
-            data = data[fits:]
-
-    def _still_there(self, call: Call) -> None:
-        if call.cancelled or self._calls.get(call.id) is not call:
-            raise Gone(f"stream {call.id}")
-
-    def _fail(self, call: Call, code: Code, text: str) -> None:
-        with self._lock:
-            if call.cancelled or self._calls.get(call.id) is not call:
-                return
-        self._try_to_send(frames.closing(call.id, code, text, is_opened=False))
-
-    def _try_to_send(self, data: bytes) -> None:
-        try:
-            with self._lock:
-                self._socket.sendall(data)
-        except OSError as gone:
-            log.debug("a client went: %s", gone)
+            self._writer.forget(call)
 
     # the end
 
     def is_busy(self) -> bool:
-        return bool(self._calls)
+        return self._writer.open_calls > 0
 
     def announce_end(self) -> None:
         """Calls that come from now on are refused, so that the client makes them elsewhere; those that run go on."""
         self._is_closing = True
-        self._try_to_send(frames.goaway(self._last, frames.NO_ERROR))
+        self._writer.send(frames.goaway(self._last, frames.NO_ERROR))
 
     def close(self) -> None:
         """Wakes the thread that reads, and whoever waits in a send."""
@@ -434,14 +342,6 @@ class Connection:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # the client was faster
-
-    def _abandon(self) -> None:
-        with self._lock:
-            calls, self._calls = list(self._calls.values()), {}
-            self._room.notify_all()
-        for call in calls:
-            call.end(is_cancelled=True)
-        self._socket.close()
 
 
 _HANDLERS: dict[int, Callable[[Connection, int, int, bytes], None]] = {
