@@ -37,7 +37,6 @@ CALL, ANSWER, ERROR, SIGNAL = 1, 2, 3, 4
 _PATH, _INTERFACE, _MEMBER, _ERROR_NAME, _REPLY_SERIAL, _DESTINATION, _SIGNATURE = 1, 2, 3, 4, 5, 6, 8
 _HEADER = "yyyyuua(yv)"
 MOST_BYTES = 1 << 27  # of the specification
-NO_ANSWER = "ketch.NoAnswer"
 
 
 class Variant:
@@ -148,22 +147,31 @@ def pack(signature: str, values: "Sequence[Any]") -> bytes:
 # --- from the wire ---
 
 
+def _need(data: bytes, at: int, size: int) -> None:
+    if at + size > len(data):
+        raise ValueError("a value is longer than its message")
+
+
 def take(data: bytes, at: int, kind: str) -> "tuple[Any, int]":
     """One value and where the next begins."""
     code = kind[0]
     at += -at % _ALIGNMENT[code]
     if code in _FIXED:
         size, signed = _FIXED[code]
+        _need(data, at, size)
         number = int.from_bytes(data[at : at + size], "little", signed=signed)
         return (bool(number) if code == "b" else number), at + size
     if code == "d":
         import struct
 
+        _need(data, at, 8)
         return struct.unpack_from("<d", data, at)[0], at + 8
     if code in "sog":
         width = 1 if code == "g" else 4
+        _need(data, at, width)
         length = int.from_bytes(data[at : at + width], "little")
         at += width
+        _need(data, at, length + 1)
         return os.fsdecode(data[at : at + length]), at + length + 1
     if code == "v":
         signature, at = take(data, at, "g")
@@ -179,12 +187,12 @@ def take(data: bytes, at: int, kind: str) -> "tuple[Any, int]":
 
 
 def _take_array(data: bytes, at: int, kind: str) -> "tuple[list[Any], int]":
+    _need(data, at, 4)
     length = int.from_bytes(data[at : at + 4], "little")
     at += 4
     at += -at % _ALIGNMENT[kind[0]]
     end = at + length
-    if end > len(data):
-        raise ValueError("a D-Bus array is longer than its message")
+    _need(data, at, length)
     items = []
     while at < end:
         item, at = take(data, at, kind)
@@ -228,6 +236,12 @@ class Message:
         return self.kind == SIGNAL and self.fields.get(_MEMBER) == member
 
 
+def _read_message(data: bytes, body_at: int) -> Message:
+    _, kind, _, _, _, serial, pairs = unpack(_HEADER, data[:body_at])
+    fields = {number: variant.value for number, variant in pairs}
+    return Message(kind, serial, fields, unpack(fields.get(_SIGNATURE, ""), data[body_at:]))
+
+
 class Connection:
     """A conversation over one socket, without a bus between or with one (`bus`: the name that owns what we call)."""
 
@@ -258,30 +272,45 @@ class Connection:
         self.close()
 
     def _authenticate(self) -> None:
-        """As whom the kernel says that we are: naming a uid would be wrong in a user namespace."""
-        self._socket.sendall(b"\0AUTH EXTERNAL\r\nDATA\r\n")
+        """As whom the kernel says that we are: naming a uid would be wrong in a user namespace.
+
+        BEGIN goes in the first packet, as from libsystemd. On its own socket systemd (252 at least) waits for the next
+        byte before it looks at a message that it read together with BEGIN: a short call that came right behind was
+        carried out when the connection closed, or never.
+        """
+        self._send(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")
         while self._data.count(b"\n") < 2:
             self._more()
         answers = bytes(self._data).split(b"\r\n")
         if not answers[1].startswith(b"OK"):
             raise DBusError("ketch.Refused", f"{self._path} does not let us in: {answers[0].decode(errors='replace')}")
-        del self._data[: bytes(self._data).index(b"\n", bytes(self._data).index(b"\n") + 1) + 1]
-        self._socket.sendall(b"BEGIN\r\n")
+        del self._data[: len(answers[0]) + len(answers[1]) + 4]
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise self._lost(error) from None
 
     def _more(self) -> None:
         try:
             part = self._socket.recv(65536)
-        except TimeoutError:
-            raise DBusError(NO_ANSWER, f"no answer from {self._path} in time") from None
+        except OSError as error:
+            raise self._lost(error) from None
         if not part:
             raise DBusError("ketch.Closed", f"{self._path} closed the connection")
         self._data += part
+
+    def _lost(self, error: OSError) -> DBusError:
+        if isinstance(error, TimeoutError):
+            return DBusError("ketch.NoAnswer", f"no answer from {self._path} in time")
+        return DBusError("ketch.Closed", f"{self._path}: {error.strerror}")
 
     def _receive(self) -> Message:
         while len(self._data) < 16:
             self._more()
         if self._data[0] != ord("l"):
-            raise DBusError("ketch.Garbled", f"{self._path} speaks in big-endian order")
+            raise DBusError("ketch.Garbled", f"{self._path} speaks in big-endian order, or no D-Bus at all")
         body = int.from_bytes(self._data[4:8], "little")
         fields = int.from_bytes(self._data[12:16], "little")
         if body + fields > MOST_BYTES:
@@ -291,9 +320,10 @@ class Connection:
             self._more()
         data = bytes(self._data[: start + body])
         del self._data[: start + body]
-        _, kind, _, _, _, serial, pairs = unpack(_HEADER, data)
-        found = {number: variant.value for number, variant in pairs}
-        return Message(kind, serial, found, unpack(found.get(_SIGNATURE, ""), data[start:]))
+        try:
+            return _read_message(data, start)
+        except (ValueError, IndexError) as error:
+            raise DBusError("ketch.Garbled", f"{self._path} sent what is no D-Bus message: {error}") from None
 
     def call(
         self, destination: str, path: str, interface: str, member: str, signature: str = "", *values: "Any"
@@ -303,7 +333,7 @@ class Connection:
         fields = {_PATH: path, _INTERFACE: interface, _MEMBER: member}
         if self._bus:
             fields[_DESTINATION] = destination
-        self._socket.sendall(Message(CALL, self._serial, fields, values).packed(signature))
+        self._send(Message(CALL, self._serial, fields, values).packed(signature))
         while True:
             message = self._receive()
             if message.kind == SIGNAL:

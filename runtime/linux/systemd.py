@@ -50,11 +50,11 @@ class Manager:
 
     __slots__ = ("_bus", "_through_bus")
 
-    def __init__(self, *, user: bool, seconds: float = JOB_SECONDS) -> None:
+    def __init__(self, *, user: bool) -> None:
         tried = []
         for path, through_bus in _sockets(user=user):
             try:
-                self._bus = dbus.Connection(path, bus=through_bus, seconds=seconds)
+                self._bus = dbus.Connection(path, bus=through_bus, seconds=JOB_SECONDS)
             except (OSError, dbus.DBusError) as error:
                 tried.append(f"{path}: {error.strerror if isinstance(error, OSError) else error}")
                 continue
@@ -127,8 +127,6 @@ class Manager:
         try:
             self._job("StopUnit", "ss", unit, "replace")
         except dbus.DBusError as error:
-            if error.name == dbus.NO_ANSWER:
-                raise
             if error.name != _NAME + ".NoSuchUnit":
                 raise SystemdError(f"systemd does not stop {unit}: {error}") from None
 
@@ -150,22 +148,11 @@ def _hint(error: dbus.DBusError) -> str:
 
 
 def end(unit: str) -> None:
-    """Have a unit without processes stopped and forgotten. Without a systemd to ask there is no unit either.
-
-    systemd may lose the answer to StopUnit when the scope ends by itself in that moment (seen with 252: no reply, no
-    signal, the unit gone), so who hears nothing asks again.
-    """
-    for seconds in (1.0, 5.0, JOB_SECONDS):
-        try:
-            manager = Manager(user=uses_user_manager(), seconds=seconds)
-        except SystemdError:
-            return
-        with manager:
-            try:
-                manager.stop(unit)
-                manager.reset_failed(unit)
-                return
-            except dbus.DBusError as error:
-                if error.name != dbus.NO_ANSWER:
-                    raise SystemdError(f"systemd does not stop {unit}: {error}") from None
-    raise SystemdError(f"systemd does not stop {unit}: it does not answer")
+    """Have a unit without processes stopped and forgotten. Without a systemd to ask there is no unit either."""
+    try:
+        manager = Manager(user=uses_user_manager())
+    except SystemdError:
+        return
+    with manager:
+        manager.stop(unit)
+        manager.reset_failed(unit)
