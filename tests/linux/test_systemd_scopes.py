@@ -3,35 +3,72 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proto import cri_pb2 as pb
-from tests.support import instruments
+from tests.support import instruments, own_systemd
 from tests.support.containers import Runtime
 from tests.support.pod_driver import daemon
 
-# A private /run or cgroup namespace would hide systemd, so these run where it does.
-pytestmark = [pytest.mark.needs("root", "systemd"), pytest.mark.own_namespaces]
+# A private /run or cgroup namespace would hide a systemd that is the machine's PID 1, so there these run beside it;
+# elsewhere each boots one in its own world.
+ON_SYSTEMD = Path("/run/systemd/system").exists()
+BESIDE_IT = [pytest.mark.needs("root", "systemd"), pytest.mark.own_namespaces]
+pytestmark = BESIDE_IT if ON_SYSTEMD else pytest.mark.needs("root", "systemd_program")
 
 SLICE = "ketch-broad.slice"
 V2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
 TOP = Path("/sys/fs/cgroup" if V2 else "/sys/fs/cgroup/systemd")
 
 
-class Scoped(Runtime):
-    """ketch-runtime with --systemd-cgroup."""
+def done(words: list[str], timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
 
-    def call(self, *words: str, timeout: float = 600, **options: object) -> "subprocess.CompletedProcess[str]":
-        return super().call("--systemd-cgroup", *words, timeout=timeout, **options)
+
+def systemctl(*words: str, beside: Sequence[str] = ()) -> str:
+    return done([*beside, "systemctl", *words]).stdout.strip()
+
+
+def shown(unit: str, *properties: str, beside: Sequence[str] = ()) -> dict[str, str]:
+    lines = systemctl("show", unit, *(f"--property={name}" for name in properties), beside=beside).splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+class Scoped(Runtime):
+    """ketch-runtime with --systemd-cgroup, where systemd is."""
+
+    def __init__(self, top: Path, beside: list[str]) -> None:
+        super().__init__(top)
+        self.beside = beside
+
+    def call(self, *words: str, timeout: float = 600, **_: object) -> "subprocess.CompletedProcess[str]":
+        return done([*self.command(), *words], timeout)
 
     def command(self) -> list[str]:
-        return [instruments.command("ketch-runtime"), "--root", str(self.root), "--systemd-cgroup"]
+        return [*self.beside, instruments.command("ketch-runtime"), "--root", str(self.root), "--systemd-cgroup"]
 
-    def start_in(self, name: str, script: str = "sleep 1000", **changes: object) -> None:
-        self.write(**{"linux.cgroupsPath": f"{SLICE}:t:{name}", "process.args": ["sh", "-c", script], **changes})
+    def systemctl(self, *words: str) -> str:
+        return systemctl(*words, beside=self.beside)
+
+    def shown(self, unit: str, *properties: str) -> dict[str, str]:
+        return shown(unit, *properties, beside=self.beside)
+
+    def processes(self, group: Path) -> list[str]:
+        """By the numbers that they have where systemd is."""
+        return done([*self.beside, "cat", str(group / "cgroup.procs")]).stdout.split()
+
+    def start_in(self, name: str, *script: str, **changes: Any) -> None:
+        self.write(
+            **{
+                "linux.cgroupsPath": f"{SLICE}:t:{name}",
+                "process.args": ["sh", "-c", *(script or ("sleep 1000",))],
+                **changes,
+            }
+        )
         with open(self.root.parent / f"{name}.out", "wb") as out:
             subprocess.run(
                 [*self.command(), "run", "-d", "-b", str(self.bundle), name],
@@ -42,46 +79,47 @@ class Scoped(Runtime):
             )
 
 
-def systemctl(*words: str) -> str:
-    return subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False).stdout.strip()
-
-
-def shown(unit: str, *properties: str) -> dict[str, str]:
-    lines = systemctl("show", unit, *(f"--property={name}" for name in properties)).splitlines()
-    return dict(line.split("=", 1) for line in lines)
-
-
 def group(name: str) -> Path:
     return TOP / "ketch.slice" / SLICE / f"t-{name}.scope"
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[Scoped]:
-    runtime = Scoped(tmp_path)
+def beside() -> Iterator[list[str]]:
+    """The words before a command that is to meet systemd."""
+    if ON_SYSTEMD:
+        yield []
+    else:
+        with own_systemd.booted() as words:
+            yield words
+
+
+@pytest.fixture
+def box(tmp_path: Path, beside: list[str]) -> Iterator[Scoped]:
+    runtime = Scoped(tmp_path, beside)
     yield runtime
     for name in runtime.ok("list", "-q").split():
         runtime.remove(name)
-    assert systemctl("list-units", "--all", "--plain", "--no-legend", "t-*.scope", "ketch-*.scope") == ""
+    assert runtime.systemctl("list-units", "--all", "--plain", "--no-legend", "t-*.scope", "ketch-*.scope") == ""
     assert not list(Path("/sys/fs/cgroup").rglob("t-*.scope"))
-    systemctl("stop", SLICE, "ketch.slice")
+    runtime.systemctl("stop", SLICE, "ketch.slice")
 
 
 def test_the_container_lives_in_the_scope_that_its_path_names(box: Scoped) -> None:
     box.start_in("a")
-    assert shown("t-a.scope", "ActiveState", "Slice", "Delegate", "ControlGroup") == {
+    assert box.shown("t-a.scope", "ActiveState", "Slice", "Delegate", "ControlGroup") == {
         "ActiveState": "active",
         "Slice": SLICE,
         "Delegate": "yes",
         "ControlGroup": f"/ketch.slice/{SLICE}/t-a.scope",
     }
-    assert group("a").joinpath("cgroup.procs").read_text().split() == [str(box.state("a")["pid"])]
+    assert box.processes(group("a")) == [str(box.state("a")["pid"])]
 
 
 def test_the_scope_goes_with_the_container_also_after_a_kill(box: Scoped) -> None:
     box.start_in("a")
     box.ok("delete", "--force", "a")
     assert not group("a").exists()
-    assert shown("t-a.scope", "LoadState")["LoadState"] == "not-found"
+    assert box.shown("t-a.scope", "LoadState")["LoadState"] == "not-found"
 
 
 def test_a_name_is_free_again_after_its_container_and_taken_while_it_runs(box: Scoped) -> None:
@@ -105,21 +143,21 @@ LIMITS = {
 def test_systemd_knows_every_limit_that_it_has_a_name_for(box: Scoped) -> None:
     box.start_in("a", **{"linux.resources": LIMITS})
     names = ("TasksMax", "CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec", "DevicePolicy")
-    assert shown("t-a.scope", *names) == {
+    assert box.shown("t-a.scope", *names) == {
         "TasksMax": "7",
         "CPUQuotaPerSecUSec": "500ms",
         "CPUQuotaPeriodUSec": "50ms",
         "DevicePolicy": "strict",
     }
     if V2:
-        assert shown("t-a.scope", "MemoryMax", "MemoryLow", "CPUWeight", "AllowedCPUs") == {
+        assert box.shown("t-a.scope", "MemoryMax", "MemoryLow", "CPUWeight", "AllowedCPUs") == {
             "MemoryMax": str(64 << 20),
             "MemoryLow": str(32 << 20),
             "CPUWeight": "59",
             "AllowedCPUs": "0",
         }
     else:
-        assert shown("t-a.scope", "MemoryLimit", "CPUShares") == {"MemoryLimit": str(64 << 20), "CPUShares": "512"}
+        assert box.shown("t-a.scope", "MemoryLimit", "CPUShares") == {"MemoryLimit": str(64 << 20), "CPUShares": "512"}
 
 
 def files(name: str) -> dict[str, str]:
@@ -134,14 +172,14 @@ def test_limits_survive_a_reload_of_systemd_and_an_update(box: Scoped) -> None:
     box.start_in("a", **{"linux.resources": LIMITS})
     before = files("a")
     assert before["pids.max"] == "7"
-    systemctl("daemon-reload")
+    box.systemctl("daemon-reload")
     assert files("a") == before
     box.ok("update", "--pids-limit", "9", "--memory", "80m", "a")
-    systemctl("daemon-reload")
+    box.systemctl("daemon-reload")
     now = files("a")
     assert now["pids.max"] == "9"
     assert str(80 << 20) in now.values()
-    assert shown("t-a.scope", "TasksMax")["TasksMax"] == "9"
+    assert box.shown("t-a.scope", "TasksMax")["TasksMax"] == "9"
 
 
 def test_one_process_is_enough_for_a_limit_of_one(box: Scoped) -> None:
@@ -152,13 +190,13 @@ def test_one_process_is_enough_for_a_limit_of_one(box: Scoped) -> None:
 @pytest.mark.parametrize(("device", "answer"), [("/dev/null", "yes"), ("/dev/full", "yes")])
 def test_devices_stay_usable_after_a_reload(box: Scoped, device: str, answer: str) -> None:
     box.start_in("a", **{"linux.resources": {"devices": [{"allow": False, "access": "rwm"}]}})
-    systemctl("daemon-reload")
+    box.systemctl("daemon-reload")
     assert box.ok("exec", "a", "sh", "-c", f"head -c 0 {device} && echo yes").strip() == answer
 
 
 def test_a_forbidden_device_stays_forbidden_after_a_reload(box: Scoped) -> None:
     box.start_in("a", **{"linux.resources": {"devices": [{"allow": False, "access": "rwm"}]}})
-    systemctl("daemon-reload")
+    box.systemctl("daemon-reload")
     script = "mknod /dev/mem2 c 1 1 && head -c 1 /dev/mem2"
     done = box.call("exec", "--cap", "CAP_MKNOD", "a", "sh", "-c", script)
     assert "not permitted" in done.stderr
@@ -172,7 +210,7 @@ def test_annotations_set_properties_of_the_scope(box: Scoped) -> None:
         "org.systemd.property.Before": "['umount.target']",
     }
     box.start_in("a", annotations=wanted)
-    facts = shown("t-a.scope", "Description", "TimeoutStopUSec", "CollectMode", "Before")
+    facts = box.shown("t-a.scope", "Description", "TimeoutStopUSec", "CollectMode", "Before")
     assert facts["Description"] == "mine alone"
     assert facts["TimeoutStopUSec"] == "7s"
     assert facts["CollectMode"] == "inactive-or-failed"
@@ -190,8 +228,8 @@ def test_a_property_that_systemd_refuses_is_named_and_nothing_stays(box: Scoped)
 @pytest.mark.needs("cgroup2")
 def test_a_sub_group_takes_the_container_and_its_limits(box: Scoped) -> None:
     box.start_in("a", annotations={"run.oci.systemd.subgroup": "inner"}, **{"linux.resources": LIMITS})
-    assert (group("a") / "cgroup.procs").read_text() == ""
-    assert (group("a") / "inner/cgroup.procs").read_text().split() == [str(box.state("a")["pid"])]
+    assert box.processes(group("a")) == []
+    assert box.processes(group("a") / "inner") == [str(box.state("a")["pid"])]
     assert (group("a") / "inner/memory.max").read_text().strip() == str(64 << 20)
     assert box.ok("exec", "a", "cat", "/proc/self/cgroup").strip() == "0::/"
 
@@ -250,10 +288,11 @@ def test_explain_shows_the_scope_without_making_it(box: Scoped) -> None:
     said = box.ok("explain", "-b", str(box.bundle), "a")
     assert f"systemd: start t-a.scope in {SLICE}" in said
     assert "systemd: TasksMax = 7" in said
-    assert shown("t-a.scope", "LoadState")["LoadState"] == "not-found"
+    assert box.shown("t-a.scope", "LoadState")["LoadState"] == "not-found"
 
 
-@pytest.mark.needs("overlay", "busybox")
+@pytest.mark.needs("systemd", "overlay", "busybox")
+@pytest.mark.own_namespaces
 def test_pods_of_the_engine_are_scopes_and_a_resize_is_told_to_systemd(tmp_path: Path) -> None:
     config = '[runtime]\ncgroup_driver = "systemd"\n'
     for cri in daemon(tmp_path, config=config):

@@ -153,6 +153,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "apparmor": _exists("/sys/module/apparmor/parameters/enabled"),
     "selinux": _exists("/sys/fs/selinux/enforce"),
     "systemd": _exists("/run/systemd/system"),
+    "systemd_program": _exists("/lib/systemd/systemd"),
     # a machine that tests may change as a whole: made by vagrant/image.py, thrown away afterwards
     "guest": _exists("/etc/ketch-guest"),
     "br_netfilter": _exists("/proc/sys/net/bridge/bridge-nf-call-iptables"),
@@ -221,7 +222,9 @@ CI_OFFERS = frozenset(
     ]
 )
 # Not promised and not forbidden: whether they are there depends on what else was installed.
-UNPROMISED = frozenset({"runc", "crun", "containerd", "go", "cni_plugins", "cnitool", "built_containerd", "etc_cni"})
+UNPROMISED = frozenset(
+    {"runc", "crun", "containerd", "go", "cni_plugins", "cnitool", "built_containerd", "etc_cni", "systemd_program"}
+)
 
 
 def missing(item: pytest.Item) -> list[str]:
