@@ -18,8 +18,11 @@ def parse(version: str) -> tuple[int, int, int]:
     return numbers[0], numbers[1], numbers[2]
 
 
+_PARSED = {version: parse(version) for version in SUPPORTED}  # an ADD asks a dozen times
+
+
 def at_least(version: str, other: str) -> bool:
-    return parse(version) >= parse(other)
+    return (_PARSED.get(version) or parse(version)) >= (_PARSED.get(other) or parse(other))
 
 
 def of_plugin(name: str) -> tuple[str, ...]:

@@ -58,10 +58,14 @@ class Cache:
         return f"{self.directory}/{network}-{container_id}-{ifname}"
 
     def write(self, cached: Cached) -> None:
-        os.makedirs(self.directory, 0o700, exist_ok=True)
         path = self.path(cached.network, cached.container_id, cached.ifname)
+        data = json_text.dumps(cached.to_json()).encode()
         # Not fsynced, as libcni does not: a boot ends what it describes.
-        durable.replace(path, json_text.dumps(cached.to_json()).encode(), 0o600, durable=False)
+        try:
+            durable.replace(path, data, 0o600, durable=False)
+        except FileNotFoundError:
+            os.makedirs(self.directory, 0o700, exist_ok=True)
+            durable.replace(path, data, 0o600, durable=False)
 
     def read(self, network: str, container_id: str, ifname: str) -> Cached | None:
         """None if there is none, or if it cannot be understood (a DEL must go on without it)."""

@@ -54,7 +54,7 @@ class Store:
         self.directory = f"{data_directory}/{network}"
         self._aside = f"{self.directory}/.ketch"
         self._lock = -1
-        self.boot = _read("/proc/sys/kernel/random/boot_id").strip()
+        self.boot = _boot_id()
 
     def __enter__(self) -> "Store":
         path = f"{self.directory}/lock"
@@ -115,7 +115,13 @@ class Store:
             return ""
 
     def remember_last(self, pool: int, address: str) -> None:
-        _write(f"{self.directory}/last_reserved_ip.{pool}", address)
+        """Overwritten in place: ext4 sends a file that was emptied and written again to the disk at its close(2), and
+        the next one who empties it waits for that (auto_da_alloc)."""
+        fd = os.open(f"{self.directory}/last_reserved_ip.{pool}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, os.write(fd, address.encode()))
+        finally:
+            os.close(fd)
 
     # -- giving back -------------------------------------------------------------------------------------------------
 
@@ -220,6 +226,17 @@ class Store:
         for key, addresses in strangers.items():
             self.hold(key, addresses, key.partition(":")[0])
         _write(f"{self._aside}/boot", self.boot)
+
+
+_boot = ""
+
+
+def _boot_id() -> str:
+    """The kernel's name for this boot, which outlives every process."""
+    global _boot
+    if not _boot:
+        _boot = _read("/proc/sys/kernel/random/boot_id").strip()
+    return _boot
 
 
 def _listed(directory: str) -> list[str]:

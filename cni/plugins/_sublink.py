@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def add(call: Call, decide: "Decide", *, needs_ipam: bool = False) -> "dict[str, Any]":
     decide(call, lambda: "")  # a wrong field is refused before anything is looked at
-    with Sandbox(call.netns, in_process=call.in_process) as sandbox, Wiring(sandbox) as wiring:
+    with Sandbox(call.netns) as sandbox, Wiring(sandbox) as wiring:
         create = decide(call, _master_of(wiring, call))
         _require_ipam(call, needs_ipam=needs_ipam)
         if sandbox.netlink.find_link(call.ifname) is not None:
@@ -57,7 +57,7 @@ def _plan(call: Call, create: CreateInside, assigned: Result | None) -> "tuple[l
 
 def delete(call: Call) -> None:
     ipam.delete(call)
-    sandbox = open_if_there(call.netns, in_process=call.in_process)
+    sandbox = open_if_there(call.netns)
     if sandbox is not None:
         with sandbox:
             remove_inside(sandbox, call.ifname)
@@ -75,7 +75,7 @@ def remove_inside(sandbox: Sandbox, ifname: str) -> None:
 
 def check(call: Call, decide: "Decide", same: "Callable[[Link, CreateInside], str]") -> None:
     """As ADD left it; same() says what differs about the link itself, or nothing."""
-    with Sandbox(call.netns, in_process=call.in_process) as sandbox, Wiring(sandbox) as wiring:
+    with Sandbox(call.netns) as sandbox, Wiring(sandbox) as wiring:
         create = decide(call, _master_of(wiring, call))
         link = interface.check_interface(sandbox.netlink, call.ifname, call.netns, call.previous)
         if link.kind != create.kind:

@@ -160,7 +160,7 @@ def explain(call: Call) -> list[str]:
 
 def _host_end(call: Call, host: Netlink) -> Link:
     """The host's end of the container's interface, as prevResult and the kernel agree on it."""
-    with Sandbox(call.netns, in_process=call.in_process) as sandbox:
+    with Sandbox(call.netns) as sandbox:
         inside = sandbox.netlink.find_link(call.ifname)
     if inside is None:
         raise CniError(INVALID_CONFIG, f"bandwidth: interface {call.ifname} is not in {call.netns}")

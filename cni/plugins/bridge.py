@@ -33,7 +33,7 @@ def add(call: Call) -> "dict[str, Any]":
     config = Config(call)
     records = Records(call, "bridge")
     with (
-        Sandbox(call.netns, in_process=call.in_process) as sandbox,
+        Sandbox(call.netns) as sandbox,
         Wiring(sandbox, in_process=call.in_process) as wiring,
     ):
         if sandbox.netlink.find_link(call.ifname) is not None:
@@ -67,7 +67,7 @@ def check(call: Call) -> None:
     previous = call.previous
     records = Records(call, "bridge")
     with (
-        Sandbox(call.netns, in_process=call.in_process) as sandbox,
+        Sandbox(call.netns) as sandbox,
         Wiring(sandbox, in_process=call.in_process) as wiring,
     ):
         link = interface.check_interface(sandbox.netlink, call.ifname, call.netns, previous)
@@ -317,7 +317,7 @@ def _remove_link(
     name = record["host"] if record else veth.host_name(veth_prefix, call.network, call.key)
     if _delete_soon(call, records, wiring, name) or record:
         return
-    with_namespace = open_if_there(call.netns, in_process=call.in_process)
+    with_namespace = open_if_there(call.netns)
     if with_namespace is not None:
         with with_namespace as sandbox:
             _remove_foreign_link(call, records, wiring, sandbox)

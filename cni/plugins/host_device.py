@@ -71,7 +71,7 @@ class MoveInside(Step):
 def add(call: Call) -> "dict[str, Any]":
     config = Config(call)
     with (
-        Sandbox(call.netns, in_process=call.in_process) as sandbox,
+        Sandbox(call.netns) as sandbox,
         Wiring(sandbox, in_process=call.in_process) as wiring,
     ):
         if config.dpdk:
@@ -109,7 +109,7 @@ def _add_userspace(call: Call, config: Config) -> "dict[str, Any]":
 
 def delete(call: Call) -> None:
     ipam.delete(call)
-    sandbox = open_if_there(call.netns, in_process=call.in_process)
+    sandbox = open_if_there(call.netns)
     if sandbox is not None:
         with sandbox, Wiring(sandbox, in_process=call.in_process) as wiring:
             move_back(sandbox, wiring.host, call.ifname)
@@ -118,7 +118,7 @@ def delete(call: Call) -> None:
 def check(call: Call) -> None:
     config = Config(call)
     if not config.dpdk:
-        with Sandbox(call.netns, in_process=call.in_process) as sandbox:
+        with Sandbox(call.netns) as sandbox:
             interface.check_interface(sandbox.netlink, call.ifname, call.netns, call.previous)
     ipam.check(call)
 

@@ -90,7 +90,7 @@ def add(call: Call) -> "dict[str, Any]":
     config = Config(call)
     records = Records(call, "ptp")
     with (
-        Sandbox(call.netns, in_process=call.in_process) as sandbox,
+        Sandbox(call.netns) as sandbox,
         Wiring(sandbox, in_process=call.in_process) as wiring,
     ):
         if sandbox.netlink.find_link(call.ifname) is not None:
@@ -121,7 +121,7 @@ def delete(call: Call) -> None:
 def check(call: Call) -> None:
     config = Config(call)
     with (
-        Sandbox(call.netns, in_process=call.in_process) as sandbox,
+        Sandbox(call.netns) as sandbox,
         Wiring(sandbox, in_process=call.in_process) as wiring,
     ):
         link = interface.check_interface(sandbox.netlink, call.ifname, call.netns, call.previous)

@@ -50,7 +50,7 @@ def add(call: Call) -> "dict[str, Any]":
     ips = call.previous.container_ips(call.ifname)
     if not ips:
         raise CniError(INVALID_CONFIG, f"sbr: prevResult has no address for {call.ifname}")
-    with Sandbox(call.netns, in_process=call.in_process) as sandbox:
+    with Sandbox(call.netns) as sandbox:
         # Several sbr in one namespace choose tables; the namespace's file is the lock that they share.
         lock = os.open(call.netns, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -62,7 +62,7 @@ def add(call: Call) -> "dict[str, Any]":
 
 
 def delete(call: Call) -> None:
-    sandbox = open_if_there(call.netns, in_process=call.in_process)
+    sandbox = open_if_there(call.netns)
     if sandbox is None:
         return
     with sandbox:
@@ -80,7 +80,7 @@ def delete(call: Call) -> None:
 
 def check(call: Call) -> None:
     ips = call.previous.container_ips(call.ifname)
-    with Sandbox(call.netns, in_process=call.in_process) as sandbox:
+    with Sandbox(call.netns) as sandbox:
         inside = sandbox.netlink
         for ip in ips:
             family = ip.prefix.family

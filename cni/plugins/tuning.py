@@ -86,7 +86,7 @@ def add(call: Call) -> "dict[str, Any]":
     config = Config(call)
     answer = call.passed_on()
     check_allowlist(_original_keys(call), _allowlist_path(call))
-    with Sandbox(call.netns, in_process=call.in_process) as sandbox:
+    with Sandbox(call.netns) as sandbox:
         if config.changes_link:
             link = find_inside(sandbox, call)
             _back_up(call, config, link)
@@ -99,7 +99,7 @@ def delete(call: Call) -> None:
     """Put the link back as it was; a namespace that is gone needs nothing."""
     path = _backup_path(call)
     saved = _read_backup(path)
-    sandbox = open_if_there(call.netns, in_process=call.in_process)
+    sandbox = open_if_there(call.netns)
     if sandbox is not None:
         with sandbox:
             link = sandbox.netlink.find_link(call.ifname)
@@ -116,7 +116,7 @@ def check(call: Call) -> None:
     config = Config(call)
     if not call.has_previous:
         raise CniError(INVALID_CONFIG, "tuning: prevResult is missing: CHECK compares with it")
-    with Sandbox(call.netns, in_process=call.in_process) as sandbox:
+    with Sandbox(call.netns) as sandbox:
         for path, value in config.sysctls.items():
             have = sandbox.run(lambda path=path: read_sysctl(path))  # type: ignore[misc]  # bound in the loop
             if have is None or have.split() != value.split():
