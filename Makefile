@@ -107,13 +107,13 @@ vm: ## Build its image once, freeze it, start it (two seconds from then on)
 	@$(PYTHON) -m vagrant.vm up
 vm-shell: ## A root shell inside
 	@$(PYTHON) -m vagrant.vm shell
-vm-test: ## Push this tree, run inside what this machine cannot run, bring the reports back
+vm-test: build ## Push this tree, run inside what this machine cannot run, bring the reports back
 	@$(PYTHON) -m vagrant.vm test -- $(TESTS)
-vm-test-all: ## The same with every test (long: an emulated CPU is 4 to 30 times slower)
+vm-test-all: build ## The same with every test (long: an emulated CPU is 4 to 30 times slower)
 	@$(PYTHON) -m vagrant.vm test --all
-vm-suite: ## A suite of others inside, on programs that were built here: SUITE="critest --focus AppArmor", SUITE=e2e
+vm-suite: build ## A suite of others inside, on programs that were built here: SUITE="critest --focus AppArmor", SUITE=e2e
 	@$(PYTHON) -m vagrant.vm suite -- $(SUITE)
-vm-power-cuts: ## Cut its power under a load of pods, images and CNI calls, boot, look what is left: N=50
+vm-power-cuts: build ## Cut its power under a load of pods, images and CNI calls, boot, look what is left: N=50
 	@$(PYTHON) -m vagrant.vm --name cuts power-cuts --number $(or $(N),50)
 vm-down: ## Stop it and forget its disk; the image stays in the cache
 	@$(PYTHON) -m vagrant.vm down

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 # What boots, what logs in, and what a node of users has.
 _SYSTEM = (
     "systemd systemd-sysv systemd-resolved libpam-systemd dbus udev kmod initramfs-tools zstd openssh-server sudo rsync"
@@ -25,6 +27,12 @@ _QUIET = (
 KERNELS = {"bookworm": "linux-image-cloud-amd64", "trixie": "linux-image-cloud-amd64"}
 SUITES = tuple(KERNELS)
 PYTHON_OF_SUITE = {"bookworm": "3.11", "trixie": "3.13"}
+
+
+def is_this_release(suite: str) -> bool:
+    """Whether what is compiled on this host runs in such a guest: the same libc, the same Python."""
+    described = Path("/etc/os-release").read_text().splitlines()
+    return f"VERSION_CODENAME={suite}" in described
 
 
 def packages(suite: str) -> list[str]:

@@ -17,9 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vagrant import machine, run_tests
+from vagrant import checkout, machine
 
-_TREE = "/srv/ketch"
 _PATIENCE = 15
 _LOAD_SECONDS = (2.0, 25.0)
 _READY_SECONDS = 5.0
@@ -54,14 +53,13 @@ class Load:
 
 
 def _python(module: str, *words: str) -> str:
-    return f"cd {_TREE} && KETCH_TIMEOUT_FACTOR={_PATIENCE} .venv/bin/python -m {module} {' '.join(words)}"
+    return f"cd {checkout.TOP} && KETCH_TIMEOUT_FACTOR={_PATIENCE} .venv/bin/python -m {module} {' '.join(words)}"
 
 
 def run(chosen: machine.Machine, number: int, report: Path, seed: int | None) -> int:
     """`number` cuts; a line for each, and the same as JSON in the report. The status is 1 if anything was wrong."""
     chance = random.Random(seed)  # noqa: S311 - when the power goes is no secret
-    machine.push(chosen, Path(__file__).resolve().parent.parent, _TREE)
-    run_tests.build(chosen)
+    checkout.bring_in(chosen)
     print("vm: installing, filling a registry", file=sys.stderr)
     machine.ssh(chosen, _python("tests.guest.power_load", "install"))
     found: list[dict[str, Any]] = []

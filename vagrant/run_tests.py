@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run tests and suites in the guest: build the pushed tree there, choose what runs, bring the reports back."""
+"""Run tests and suites in the guest: bring the tree in, choose what runs, bring the reports back."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
-import time
 from pathlib import Path
 
-from vagrant import machine
+from vagrant import checkout, machine, speed
 
-_TREE = "/srv/ketch"
-_TIMEOUT_FACTOR = 15  # an emulated CPU is 4 to 30 times slower than the host's; nothing is timed in the guest
 # What the suites of others are made of: built on the host (the guest has no network), kept under these names there.
 _PROGRAMS = {
     "critest": ("critest", "critest-local", "crictl", "runc", "registry-critest", "debian-docker-registry", "pause"),
@@ -29,47 +27,53 @@ _NEEDED_BY_ALL = ("busybox", "agnhost", "coredns")  # images are described by th
 
 def run(chosen: machine.Machine, report: Path, words: list[str], *, everything: bool) -> int:
     """pytest in the guest; the report is junit.xml and a table of outcomes, below the folder `report`."""
-    build(chosen)
-    selection = words or (["tests"] if everything else ["tests", "--beyond-ci"])
+    selection = words or (["tests"] if everything else _beyond_ci())
+    checkout.bring_in(chosen)
+    factor = speed.timeout_factor(chosen)
+    print(f"vm: timeouts are {factor} times those of the host", file=sys.stderr)
     status = machine.ssh(
         chosen,
-        f"cd {_TREE} && KETCH_TIMEOUT_FACTOR={_TIMEOUT_FACTOR} KETCH_TEST_SETTLE_SECONDS={2 * _TIMEOUT_FACTOR}"
-        f" .venv/bin/pytest -q --timeout={120 * _TIMEOUT_FACTOR} --junit-xml={_TREE}/build/report/junit.xml"
+        f"cd {checkout.TOP} && KETCH_TIMEOUT_FACTOR={factor} KETCH_TEST_SETTLE_SECONDS={2 * factor}"
+        f" .venv/bin/pytest -q --timeout={120 * factor} --durations=10 --junit-xml={checkout.REPORT}/junit.xml"
         f" -o junit_family=xunit2 {shlex.join(selection)}",
         check=False,
     ).returncode
-    machine.pull(chosen, f"{_TREE}/build/report", report)
+    machine.pull(chosen, str(checkout.REPORT), report)
+    print(f"vm: the machine has taken {machine.cpu_seconds(chosen):.0f} s of CPU since its start", file=sys.stderr)
     return status
+
+
+def _beyond_ci() -> list[str]:
+    """The tests that CI's machine cannot run, chosen here: importing 1,700 tests costs an emulated CPU a minute."""
+    if not checkout.PYTHON.exists():
+        raise machine.GuestError("the tests are chosen on the host, which has no venv (try: make build)")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    listed = subprocess.run(
+        [checkout.PYTHON, "-m", "pytest", "-q", "--collect-only", "--beyond-ci", "tests"],
+        cwd=checkout.TOP, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if listed.returncode:
+        raise machine.GuestError(f"the tests cannot be collected:\n{listed.stdout[-2000:]}")
+    return [line for line in listed.stdout.splitlines() if "::" in line]
 
 
 def suite(chosen: machine.Machine, report: Path, name: str, words: list[str]) -> int:
     """One suite of others in the guest, on programs that were built on the host."""
-    build(chosen)
+    checkout.bring_in(chosen)
+    factor = speed.timeout_factor(chosen)
     _push_programs(chosen, [*_PROGRAMS[name], *_NEEDED_BY_ALL])
     command = (
         f"tests/e2e/run {shlex.join(words)}" if name == "e2e" else f"tests/conformance/run {shlex.join([name, *words])}"
     )
-    log = f"{_TREE}/build/report/{name}.log"
+    log = f"{checkout.REPORT}/{name}.log"
     status = machine.ssh(
         chosen,
         # the log is the report; pipefail keeps the suite's own status
-        f"cd {_TREE} && set -o pipefail && export KETCH_TIMEOUT_FACTOR={_TIMEOUT_FACTOR} && {command} 2>&1 | tee {log}",
+        f"cd {checkout.TOP} && set -o pipefail && export KETCH_TIMEOUT_FACTOR={factor} && {command} 2>&1 | tee {log}",
         check=False,
     ).returncode
-    machine.pull(chosen, f"{_TREE}/build/report", report)
+    machine.pull(chosen, str(checkout.REPORT), report)
     return status
-
-
-def build(chosen: machine.Machine) -> None:
-    """The image holds the packages and a venv of all requirements, so nothing is downloaded here."""
-    started = time.monotonic()
-    machine.ssh(
-        chosen,
-        # bash takes a socket on stdin for rshd's and reads bashrc, which make's `bash -u` does not survive
-        f"exec < /dev/null; cd {_TREE} && mkdir -p build/report && if [ -d /opt/ketch/venv ] && [ ! -e .venv ]; then"
-        " ln -s /opt/ketch/venv .venv; fi && touch .venv/ready && make -s build",
-    )
-    print(f"vm: built in the guest in {time.monotonic() - started:.0f} s", file=sys.stderr)
 
 
 def _push_programs(chosen: machine.Machine, names: list[str]) -> None:

@@ -115,10 +115,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.command == "power-cuts":
         return power_cuts.run(chosen, options.number, options.report, options.seed)
     if options.command == "suite":
-        machine.push(chosen, _PROJECT, "/srv/ketch")
         return run_tests.suite(chosen, options.report, options.suite_name, options.words)
     if options.command == "test":
-        machine.push(chosen, _PROJECT, "/srv/ketch")
         return run_tests.run(chosen, options.report, options.words, everything=options.all)
     return 0
 
