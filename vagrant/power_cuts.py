@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vagrant import checkout, machine
+from vagrant import checkout, machine, speed
 
-_PATIENCE = 15
+_RESULTS = "power-cuts.jsonl"
 _LOAD_SECONDS = (2.0, 25.0)
 _READY_SECONDS = 5.0
 
@@ -27,9 +27,9 @@ _READY_SECONDS = 5.0
 class Load:
     """The load in the guest, and what it has said so far."""
 
-    def __init__(self, chosen: machine.Machine) -> None:
+    def __init__(self, chosen: machine.Machine, factor: int) -> None:
         self.lines: list[str] = []
-        self.process = machine.popen(chosen, _python("tests.guest.power_load", "run"))
+        self.process = machine.popen(chosen, _python(factor, "tests.guest.power_load", "run"))
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -37,7 +37,7 @@ class Load:
         assert self.process.stdout is not None
         self.lines.extend(line.rstrip("\n") for line in self.process.stdout)
 
-    def wait_until_loaded(self, seconds: float = 300) -> None:
+    def wait_until_loaded(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while not any(line.startswith("done") for line in self.lines):
             if self.process.poll() is not None or time.monotonic() > end:
@@ -52,44 +52,66 @@ class Load:
         return self.lines
 
 
-def _python(module: str, *words: str) -> str:
-    return f"cd {checkout.TOP} && KETCH_TIMEOUT_FACTOR={_PATIENCE} .venv/bin/python -m {module} {' '.join(words)}"
+def _python(factor: int, module: str, *words: str) -> str:
+    return f"cd {checkout.TOP} && KETCH_TIMEOUT_FACTOR={factor} .venv/bin/python -m {module} {' '.join(words)}"
 
 
 def run(chosen: machine.Machine, number: int, report: Path, seed: int | None) -> int:
-    """`number` cuts; a line for each, and the same as JSON in the report. The status is 1 if anything was wrong."""
+    """Until `number` cuts of this commit are in the report, a line for each; the status is 1 if anything was wrong.
+
+    Fifty take an emulated guest hours, so what an interrupted run has done counts in the next.
+    """
     chance = random.Random(seed)  # noqa: S311 - when the power goes is no secret
     checkout.bring_in(chosen)
+    factor = speed.timeout_factor(chosen)
     print("vm: installing, filling a registry", file=sys.stderr)
-    machine.ssh(chosen, _python("tests.guest.power_load", "install"))
-    found: list[dict[str, Any]] = []
-    for cut in range(1, number + 1):
-        found.append(_one(chosen, chance.uniform(*_LOAD_SECONDS)))
-        line = found[-1]
-        print(
-            f"cut {cut:3}: after {line['loaded_seconds']:4.1f} s of load, {line['pods']} pods, {line['pulls']} pulls;"
-            f" boot {line['boot_seconds']:.0f} s, ready {line['ready_seconds']:.1f} s:"
-            f" {line['wrong'] or 'nothing wrong'}",
-            flush=True,
-        )
+    machine.ssh(chosen, _python(factor, "tests.guest.power_load", "install"))
+    found = _former(report)
+    for cut in range(len(found) + 1, number + 1):
+        found.append(_one(chosen, factor, chance.uniform(*_LOAD_SECONDS)))
+        print(f"cut {cut:3}: {_told(found[-1])}", flush=True)
         report.mkdir(parents=True, exist_ok=True)
-        (report / "power-cuts.json").write_text("[\n" + ",\n".join(json.dumps(line) for line in found) + "\n]\n")
+        (report / _RESULTS).write_text("\n".join([_commit(), *map(json.dumps, found)]) + "\n")
     bad = [line for line in found if line["wrong"]]
     slow = [line for line in found if line["ready_seconds"] > _READY_SECONDS]
     print(
-        f"{number} cuts, {len(bad)} with something wrong, {len(slow)} not ready in {_READY_SECONDS:.0f} s of guest time"
+        f"{len(found)} cuts, {len(bad)} with something wrong,"
+        f" {len(slow)} not ready in {_READY_SECONDS:.0f} s of guest time"
     )
     return 1 if bad else 0
 
 
-def _one(chosen: machine.Machine, seconds: float) -> dict[str, Any]:
-    load = Load(chosen)
-    load.wait_until_loaded()
+def _former(report: Path) -> list[dict[str, Any]]:
+    """What was found so far with this commit; the file's first line names its own."""
+    lines = (report / _RESULTS).read_text().splitlines() if (report / _RESULTS).exists() else [""]
+    return [json.loads(line) for line in lines[1:]] if lines[0] == _commit() else []
+
+
+def _commit() -> str:
+    return subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=checkout.TOP, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def _told(line: dict[str, Any]) -> str:
+    return (
+        f"after {line['loaded_seconds']:4.1f} s of load, {line['pods']} pods, {line['pulls']} pulls;"
+        f" boot {line['boot_seconds']:.0f} s, ready {line['ready_seconds']:.1f} s: {line['wrong'] or 'nothing wrong'}"
+    )
+
+
+def _one(chosen: machine.Machine, factor: int, seconds: float) -> dict[str, Any]:
+    load = Load(chosen, factor)
+    load.wait_until_loaded(20.0 * factor)
     time.sleep(seconds)  # the moment is the point, nothing is waited for
     boot = machine.reboot_after_power_cut(chosen)
     said = load.end()
     looked = machine.ssh(
-        chosen, _python("tests.guest.after_cut"), check=False, input="\n".join(said) + "\n", stdout=subprocess.PIPE
+        chosen,
+        _python(factor, "tests.guest.after_cut"),
+        check=False,
+        input="\n".join(said) + "\n",
+        stdout=subprocess.PIPE,
     )
     try:
         result: dict[str, Any] = json.loads(looked.stdout.splitlines()[-1])
