@@ -13,7 +13,7 @@ from ..addresses import Prefix
 from ..call import Call
 from ..errors import CONFLICT, MISMATCH, NOT_AVAILABLE, CniError, bad_config
 from ..records import STATE_DIRECTORY, Records
-from ..wire import conntrack, hostports, hostports_iptables, iptables, rules
+from ..wire import conntrack, hostports, hostports_iptables, iptables, loopback6, rules
 from ..wire.hostports import HostPorts, Mapping
 from ..wire.hostports_iptables import Marking
 from ..wire.listeners import listeners
@@ -24,7 +24,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_PORT_SETS = ("ports4", "ports6", "ports_at4", "ports_at6", "ports_if4", "ports_if6", "snat4", "snat6")
+_PORT_SETS = (
+    "ports4", "ports6", "ports_at4", "ports_at6", "ports_if4", "ports_if6", "snat4", "snat6", "loopback6",
+)  # fmt: skip
 _REFERENCE_TABLE = "cni_hostport"
 
 
@@ -69,6 +71,8 @@ def add(call: Call) -> "dict[str, Any]":
         _refuse_host_listeners(config, ports)
         if (before := records.read(call.key)) is not None:  # its DEL went to other plugins, or this is a second ADD
             _remove(call.network, call.key, before, wiring)
+        if config.backend == "nftables" and ports.wants_loopback6:
+            ports.on_loopback6 = loopback6.open_way(wiring, ports.prefixes[10].ip)
         records.write(call.key, _record(call, config, ports))
         try:
             _enter(call, config, ports, wiring)
@@ -103,6 +107,7 @@ def check(call: Call) -> None:
     if record is None or record["backend"] == "iptables":  # without a record it is another program's: in iptables
         hostports_iptables.check(ports, call.network, call.container_id)
         return
+    ports.on_loopback6 = any(name == "loopback6" for name, _ in record["elements"])
     with Wiring(in_process=call.in_process) as wiring:
         absent = rules.missing(wiring.nft, ports.claims() + ports.returns())
         if absent:
@@ -149,6 +154,8 @@ def explain(call: Call) -> list[str]:
         lines.append(f"masquerade connections to these ports from {sources}")
     if config.mappings and config.snat and 2 in prefixes:
         lines.append("set sysctl net/ipv4/conf/<the pod's link>/route_localnet to 1")
+    if config.backend == "nftables" and config.mappings and config.snat and 10 in prefixes:
+        lines.append("ensure route local ::1 dev <the pod's link>; with br_netfilter, hand answers to ::1 to lo")
     return lines
 
 

@@ -53,6 +53,10 @@ class Mapping:
         return f"{self.protocol} {at}{self.host_port} -> {self.container_port}"
 
 
+def _is_on_loopback6(mapping: Mapping) -> bool:
+    return mapping.applies_to(10) and mapping.host_address() in (None, "::1")
+
+
 def _host_ip(fields: Fields) -> tuple[int, int] | None:
     text = fields.text("hostIP")
     if not text:
@@ -66,7 +70,7 @@ def _host_ip(fields: Fields) -> tuple[int, int] | None:
 class HostPorts:
     """What an attachment's mappings become: elements, and the chains that some of them jump to."""
 
-    __slots__ = ("comment", "conditions", "mappings", "masquerade_all", "prefixes", "snat")
+    __slots__ = ("comment", "conditions", "mappings", "masquerade_all", "on_loopback6", "prefixes", "snat")
 
     def __init__(
         self,
@@ -84,6 +88,12 @@ class HostPorts:
         self.snat = snat
         self.masquerade_all = masquerade_all
         self.conditions = conditions  # family -> words of a rule
+        self.on_loopback6 = False  # whether answers to ::1 have a way back; the kernel must be asked
+
+    @property
+    def wants_loopback6(self) -> bool:
+        """Whether a client of ::1 may be meant; without snat nothing that starts on this host's loopback is."""
+        return self.snat and 10 in self.prefixes and any(_is_on_loopback6(mapping) for mapping in self.mappings)
 
     def claims(self) -> list[Entry]:
         """The elements that nobody else may have: one per mapping and family."""
@@ -111,12 +121,18 @@ class HostPorts:
         """The elements that have local and hairpin connections masqueraded."""
         if not self.snat:
             return []
-        return [
+        masqueraded = [
             Entry(INET, "snat4" if family == 2 else "snat6", packed(prefix.ip), self.comment,
                   jump=self._hairpin(family, prefix).name)
             for family, prefix in self.prefixes.items()
             if any(mapping.applies_to(family) for mapping in self.mappings)
         ]  # fmt: skip
+        translated = [
+            Entry(INET, "loopback6", concatenated(bytes((mapping.number,)), port(mapping.host_port)), self.comment)
+            for mapping in self.mappings
+            if self.on_loopback6 and _is_on_loopback6(mapping)
+        ]
+        return masqueraded + translated
 
     def policies(self) -> list[Policy]:
         found = []

@@ -9,8 +9,8 @@
     table bridge ketch_cni
       prerouting: frames of a guarded port whose source address is not that port's own are dropped
 
-::1 is left alone: the answer to a translated connection from ::1 would come in by the pod's link, and the kernel routes
-packets to ::1 only from lo (rt6_need_strict), so a client would wait for ever; refused at once, it tries 127.0.0.1.
+::1 is translated for the ports of loopback6 only, those whose answers have a way back (loopback6.py); a client of any
+other is refused at once, and tries 127.0.0.1.
 
 What a map jumps to are policy chains: their name is a hash of their text, so equal policies share one, it never has to
 change, and the element that needs a missing one says so (ENOENT), which is when it is loaded.
@@ -46,6 +46,7 @@ table inet {TABLE} {{
   map ports_at6 {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }}
   map ports_if4 {{ type inet_proto . inet_service : verdict; }}
   map ports_if6 {{ type inet_proto . inet_service : verdict; }}
+  set loopback6 {{ type inet_proto . inet_service; }}
   set bridges {{ type ifname; }}
   map ingress4 {{ type ipv4_addr : verdict; }}
   map ingress6 {{ type ipv6_addr : verdict; }}
@@ -65,7 +66,7 @@ table inet {TABLE} {{
   }}
   chain output {{
     type nat hook output priority -100; policy accept;
-    ip6 daddr ::1 return
+    ip6 daddr ::1 meta l4proto . th dport != @loopback6 return
     fib daddr type local jump hostports
   }}
   chain postrouting {{
@@ -173,10 +174,15 @@ def add(
             return
         # A set, its table or a policy chain is missing: nobody has loaded it since boot, or a GC has just removed it.
         for family in {entry.family for entry in entries}:
-            if not socket.has_table(family, TABLE):
-                load(_BASES[family])
+            load_base(socket, family)
         for policy in policies:
             load(policy.text())
+
+
+def load_base(socket: Nft, family: int = INET) -> None:
+    """The fixed rules, if nobody has loaded them since boot."""
+    if not socket.has_table(family, TABLE):
+        load(_BASES[family])
 
 
 def replace(socket: Nft, entries: list[Entry], policies: "Iterable[Policy]" = ()) -> None:

@@ -56,11 +56,11 @@ def commands(folder: str, networks: list[dict[str, Any]]) -> Callable[[], Iterat
     """ADD and DEL on each network, by the program."""
 
     def one() -> Iterator[tuple[str, Cost]]:
-        for conf, name in _in_namespaces(networks):
+        for conf, name in in_namespaces(networks):
             for verb in ("ADD", "DEL"):
-                environment = _environment(verb, name, folder)
+                called = environment(verb, name, folder)
                 given = json.dumps(conf).encode()
-                yield _step(verb, conf), stopwatch.run([f"{folder}/bridge"], stdin=given, environment=environment)
+                yield _step(verb, conf), stopwatch.run([f"{folder}/bridge"], stdin=given, environment=called)
 
     return one
 
@@ -70,18 +70,18 @@ def in_process(work: Path, networks: list[dict[str, Any]]) -> Callable[[], Itera
     options = Options(path="/nonexistent", cache_dir=str(work / "cache"))
 
     def one() -> Iterator[tuple[str, Cost]]:
-        for conf, name in _in_namespaces(networks):
+        for conf, name in in_namespaces(networks):
             plugins = {"cniVersion": conf["cniVersion"], "name": conf["name"], "plugins": [conf]}
             chain = Network(parse(json.dumps(plugins).encode()), options)
             attachment = Attachment(name, f"/run/netns/{name}")
             for verb, act in (("ADD", chain.add), ("DEL", chain.delete)):
-                yield _step(verb, conf), _timed(functools.partial(act, attachment))
+                yield _step(verb, conf), timed(functools.partial(act, attachment))
             time.sleep(0.05)  # the link's deleter holds the kernel's lock, and the next ADD is not to pay for it
 
     return one
 
 
-def _timed(act: Callable[[], object]) -> Cost:
+def timed(act: Callable[[], object]) -> Cost:
     cpu, wall = time.process_time_ns(), time.perf_counter_ns()
     act()
     return Cost((time.perf_counter_ns() - wall) / 1e6, (time.process_time_ns() - cpu) / 1e6, None)
@@ -91,7 +91,7 @@ def _step(verb: str, conf: dict[str, Any]) -> str:
     return f"{verb} masquerade" if conf["ipMasq"] else verb
 
 
-def _in_namespaces(networks: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
+def in_namespaces(networks: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
     for conf in networks:
         name = f"bench{next(_numbers)}"
         subprocess.run(["ip", "netns", "add", name], check=True)
@@ -101,7 +101,7 @@ def _in_namespaces(networks: list[dict[str, Any]]) -> Iterator[tuple[dict[str, A
             subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-def _environment(verb: str, name: str, folder: str) -> dict[str, str]:
+def environment(verb: str, name: str, folder: str) -> dict[str, str]:
     return {
         **os.environ,
         "CNI_COMMAND": verb,

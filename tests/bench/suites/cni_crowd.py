@@ -11,7 +11,7 @@ from cni.client import Attachment, Network, Options, parse
 from tests.bench import peers
 from tests.bench.contest import Contender
 from tests.bench.stopwatch import Cost
-from tests.bench.suites import cni
+from tests.bench.suites import cni, cni_floor
 
 ROUNDS = 15
 PODS = int(os.environ.get("KETCH_BENCH_PODS", "1000"))
@@ -29,7 +29,7 @@ def contenders(work: Path) -> list[Contender]:
             ]
             _crowd(work, networks[1] | {"name": f"crowd{part}"}, part)
             found.append(Contender(name, _both(folder, networks), ours=name == "ketch-cni"))
-    return found
+    return [*found, Contender("the kernel's messages", _messages, ours=True)]
 
 
 def _crowd(work: Path, conf: dict[str, object], part: int) -> None:
@@ -41,6 +41,12 @@ def _crowd(work: Path, conf: dict[str, object], part: int) -> None:
     for number in range(PODS):
         netns = f"/run/netns/crowd{part}-{number % _NAMESPACES}"
         chain.add(Attachment(f"pod{number}", netns, f"e{number}"))
+
+
+def _messages() -> Iterator[tuple[str, Cost]]:
+    """What an ADD tells the kernel, by nobody's plugins: how much of the crowd's price is the kernel's own."""
+    yield from cni_floor.messages("fk", "ADD, no pods")()
+    yield from cni_floor.messages("f0", f"ADD, {PODS} pods")()
 
 
 def _both(folder: str, networks: list[dict[str, object]]) -> Callable[[], Iterator[tuple[str, Cost]]]:

@@ -4,7 +4,6 @@
 import base64
 import json
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from cni.client import Attachment, CniError, Network, Options, load, parse
 from tests.linux.cni.world import NETWORKS, World, bridge, ip, run, settle
 from tests.support.needs import needs
+from tests.support.together import failures_of
 
 pytestmark = needs("root", "nft")
 
@@ -133,21 +133,12 @@ def test_gc_removes_what_is_not_valid_and_leaves_the_rest(host: World) -> None:
 def test_parallel_adds_in_one_process_share_nothing_but_the_bridge(host: World) -> None:
     network = _network(host)
     attachments = [Attachment(f"c{n}", host.netns(f"pod{n}")) for n in range(24)]
-    failures: list[BaseException] = []
 
-    def attempt(attachment: Attachment) -> None:
-        try:
-            network.add(attachment)
-            network.check(attachment)
-        except CniError as error:
-            failures.append(error)
+    def add_and_check(attachment: Attachment) -> None:
+        network.add(attachment)
+        network.check(attachment)
 
-    threads = [threading.Thread(target=attempt, args=(attachment,)) for attachment in attachments]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    assert failures_of(add_and_check, attachments) == []
     held = [name for name in os.listdir(f"{NETWORKS}/net") if name.startswith("10.")]
     assert len(held) == 24
     elements = json.loads(run("nft", "-j", "list", "map", "inet", "ketch_cni", "masq4"))["nftables"][1]["map"]["elem"]

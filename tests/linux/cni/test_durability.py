@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cni import protocol
+from cni.client import Attachment, Network, Options, parse
 from tests.linux.cni.world import NETWORKS, Refused, World, bridge, call, ip, run, settle
 from tests.support import crash
 from tests.support.needs import needs
@@ -114,6 +115,60 @@ def test_killed_at_any_system_call_of_portmap_leaves_no_port(host: World) -> Non
         assert "8080" not in run("nft", "list", "ruleset"), f"killed before call {point}, {outcome.call}"
         assert [name for name in os.listdir("/run/cni/ketch/net/portmap") if not name.startswith(".")] == []
     call("bridge", "DEL", conf, "c", path)
+
+
+CHAIN: list[dict[str, Any]] = [
+    bridge(ipMasq=True, macspoofchk=True),
+    {"type": "portmap", "capabilities": {"portMappings": True}},
+    {"type": "firewall", "ingressPolicy": "same-bridge"},
+    {"type": "bandwidth", "ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 8_000_000,
+     "egressBurst": 800_000},
+    {"type": "tuning", "mtu": 1400, "sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}},
+    {"type": "sbr"},
+]  # fmt: skip
+
+
+def _chain() -> Network:
+    conf = {"cniVersion": "1.1.0", "name": "net", "plugins": CHAIN}
+    return Network(parse(json.dumps(conf).encode()), Options(path="/nonexistent"))
+
+
+def _traces(container: str) -> list[str]:
+    """Everything on this host that says the container's name, and every link that is not the bridge or lo."""
+    settle()
+    left = [f"link {link['ifname']}" for link in ip("link") if link["ifname"] not in ("lo", "br-net")]
+    for top in ("/run/cni", "/var/lib/cni"):
+        for directory, _, names in os.walk(top):
+            paths = [Path(directory, name) for name in names if name[0] != "." and name != "lock"]
+            left += [str(path) for path in paths if container in f"{path.name} {path.read_text()}"]
+    rules = run("nft", "list", "ruleset")
+    return left + [f"rule {line.strip()}" for line in rules.splitlines() if f" {container}:" in line]
+
+
+@needs("ifb", "tbf")
+@pytest.mark.parametrize("verb", ["ADD", "DEL"])
+@pytest.mark.parametrize("cleaner", ["DEL", "GC"])
+def test_a_caller_killed_at_any_system_call_of_a_whole_chain_leaves_nothing_that_del_or_gc_does_not_remove(
+    host: World, verb: str, cleaner: str
+) -> None:
+    network = _chain()
+    attachment = Attachment("victim", host.netns("pod"), capability_args=PORTS)
+    network.add(attachment)  # the bridge and the tables are there before the first kill
+    network.delete(attachment)
+    for point in _points(lambda: (network.add(attachment), network.delete(attachment))):
+        if verb == "DEL":
+            network.add(attachment)
+        act = network.add if verb == "ADD" else network.delete
+        outcome = crash.kill_at(lambda act=act: act(attachment), point, everyone=True)  # type: ignore[misc]
+        if cleaner == "DEL":
+            network.delete(attachment)
+        host.drop_netns("pod")
+        if cleaner == "GC":
+            network.gc([])
+        assert _traces("victim") == [], f"killed before call {point}, {outcome.call}"
+        host.netns("pod")
+        if not outcome.reached:
+            return
 
 
 def test_an_address_reserved_before_the_last_boot_is_free(host: World) -> None:

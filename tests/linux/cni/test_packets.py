@@ -2,6 +2,8 @@
 """What pods can reach, and whose address the other side sees."""
 
 import socket
+import struct
+from typing import Any
 
 import pytest
 
@@ -140,19 +142,83 @@ def test_a_host_port_of_sctp_leads_to_the_pod(host: World) -> None:
     assert dial("", HOST, 8080, "sctp"), "from the host"
 
 
-def test_a_client_of_localhost_is_refused_at_once_on_the_address_that_cannot_work(host: World) -> None:
+def _bridges_call_rules(host: World, on: bool) -> None:
+    """br_netfilter translates inside the bridge, where a kernel without it does so after; both must work."""
+    run("sysctl", "-qw", f"net.bridge.bridge-nf-call-ip6tables={int(on)}", check=False)
+
+
+@pytest.mark.parametrize("kind", ["bridge", "bridge with br_netfilter", "ptp"])
+def test_a_host_port_on_the_ipv6_loopback_leads_to_the_pod(host: World, kind: str) -> None:
+    _bridges_call_rules(host, kind == "bridge with br_netfilter")
+    plugin = kind.split()[0]
+    conf = bridge(subnets=DUAL) if plugin == "bridge" else _ptp()
+    pod, other = host.netns("pod"), host.netns("other")
+    ports = _mapped(conf, call(plugin, "ADD", conf, "c", pod), _port(8080, 80), _port(8053, 53, "udp"))
+    call("portmap", "ADD", ports, "c", pod)
+    only_here = _mapped(conf, call(plugin, "ADD", conf, "o", other), _port(8081, 80, hostIP="::1"))
+    call("portmap", "ADD", only_here, "o", other)
+    for path in (pod, other):
+        serve_port(host, path, 80, family=6)
+    serve_port(host, pod, 53, "udp", family=6)
+    for port, protocol in ((8080, "tcp"), (8053, "udp"), (8081, "tcp")):
+        assert dial("", "::1", port, protocol), f"{protocol} {port}"
+    call("portmap", "CHECK", ports, "c", pod)
+    call("portmap", "DEL", ports, "c", pod)
+    assert _refused("::1", 8080)
+
+
+@pytest.mark.parametrize("translated_inside", [True, False])
+def test_a_pod_cannot_reach_the_hosts_ipv6_loopback(host: World, translated_inside: bool) -> None:
+    _bridges_call_rules(host, translated_inside)
     conf = bridge(subnets=DUAL)
     pod = host.netns("pod")
-    call("portmap", "ADD", _mapped(conf, call("bridge", "ADD", conf, "c", pod), _port(8080, 80)), "c", pod)
+    result = call("bridge", "ADD", conf, "c", pod)
+    call("portmap", "ADD", _mapped(conf, result, _port(8080, 80)), "c", pod)
+    assert result is not None
+    gateway = bytes.fromhex(result["interfaces"][0]["mac"].replace(":", ""))
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as private:
+        private.bind(("::1", 9999))
+        private.settimeout(0.5)
+        for source in (address_of(result, 6), "::1"):
+            frame = gateway + bytes.fromhex("020000000001") + b"\x86\xdd" + _datagram(source, "::1", 9999)
+            assert in_netns(pod, lambda frame=frame: _send(frame)) == len(frame)  # type: ignore[misc]
+            with pytest.raises(TimeoutError):
+                private.recv(16)
 
+
+def _datagram(source: str, destination: str, port: int) -> bytes:
+    """An IPv6 packet with a UDP datagram in it, its checksum right."""
+    ends = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, destination)
+    words = struct.pack("!HHHH", 80, port, 10, 0) + b"hi"
+    total = sum(struct.unpack("!26H", ends + struct.pack("!II", 10, 17) + words + bytes(2)))
+    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    return struct.pack("!IHBB", 6 << 28, 10, 17, 64) + ends + words[:6] + struct.pack("!H", checksum) + words[8:]
+
+
+def _refused(address: str, port: int) -> bool:
     def attempt() -> str:
         try:
-            socket.create_connection(("::1", 8080), 1.0)
+            socket.create_connection((address, port), 1.0)
         except OSError as error:
             return type(error).__name__
         return "connected"
 
-    assert in_netns("", attempt) == "ConnectionRefusedError"
+    return bool(in_netns("", attempt) == "ConnectionRefusedError")
+
+
+def test_a_client_of_localhost_is_refused_at_once_where_answers_have_no_way_back(host: World) -> None:
+    conf = bridge(subnets=DUAL)
+    pod = host.netns("pod")
+    ports = _mapped(conf, call("bridge", "ADD", conf, "c", pod), _port(8080, 80), snat=False)
+    call("portmap", "ADD", ports, "c", pod)
+    assert _refused("::1", 8080)
+
+
+def _ptp() -> dict[str, Any]:
+    ranges = [[{"subnet": "10.11.0.0/24"}], [{"subnet": "fd00:11::/64"}]]
+    routes = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
+    ipam = {"type": "host-local", "ranges": ranges, "routes": routes}
+    return {"cniVersion": "1.1.0", "name": "net", "type": "ptp", "ipam": ipam}
 
 
 def test_a_host_port_that_another_pod_has_is_refused_with_its_name(host: World) -> None:

@@ -4,7 +4,6 @@
 import fcntl
 import json
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from runtime.linux.netlink_objects import attributes
 from runtime.linux.nft import INET, Nft, _request
 from tests.linux.cni.world import NETWORKS, OUTSIDE, World, address_of, bridge, call, dial, ip, run, serve_port, settle
 from tests.support.needs import needs
+from tests.support.together import failures_of
 
 pytestmark = [needs("root", "nft"), pytest.mark.timeout(180)]
 
@@ -69,20 +69,7 @@ def test_two_hundred_parallel_adds_share_no_address_and_lose_no_rule(
     network = Network(parse(json.dumps(conf).encode()), Options(path="/nonexistent"))
     pods = [host.netns(f"pod{n}") for n in range(20)]
     attachments = [Attachment(f"c{n}", pods[n % 20], f"e{n}") for n in range(200)]
-    failures: list[BaseException] = []
-
-    def attempt(attachment: Attachment) -> None:
-        try:
-            network.add(attachment)
-        except Exception as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=attempt, args=(attachment,)) for attachment in attachments]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    assert failures_of(network.add, attachments) == []
     held = [name for name in os.listdir(f"{NETWORKS}/net") if name.startswith("10.")]
     assert len(held) == 200
     listed = json.loads(run("nft", "-j", "list", "map", "inet", "ketch_cni", "masq4"))
