@@ -13,6 +13,7 @@ from typing import Any
 from tests.e2e import go_build
 from tests.e2e.image_set import MIRRORED_HOSTS, PAUSE
 from tests.e2e.machine import Machine, until
+from tests.support.containerd import Containerd
 
 PROJECT = Path(__file__).parent.parent.parent
 CNI_CONFIGURATION = "/run/cni/net.d"
@@ -95,50 +96,23 @@ def _hosts_files(folder: str, registry: str) -> Iterable[tuple[str, str]]:
         yield f"{folder}/{host}/hosts.toml", text
 
 
-_CONTAINERD = """version = 3
-root = "/var/lib/containerd"
-state = "/run/containerd"
-[grpc]
-  address = "/run/containerd/containerd.sock"
-[plugins.'io.containerd.cri.v1.images']
-  snapshotter = "overlayfs"
-  [plugins.'io.containerd.cri.v1.images'.pinned_images]
-    sandbox = "{pause}"
-  [plugins.'io.containerd.cri.v1.images'.registry]
-    config_path = "/run/certs.d"
-[plugins.'io.containerd.cri.v1.runtime']
-  restrict_oom_score_adj = true
-  [plugins.'io.containerd.cri.v1.runtime'.containerd]
-    default_runtime_name = "runc"
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
-        BinaryName = "{runc}"
-        SystemdCgroup = false
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.test-handler]
-      runtime_type = "io.containerd.runc.v2"
-      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.test-handler.options]
-        BinaryName = "{runc}"
-        SystemdCgroup = false
-  [plugins.'io.containerd.cri.v1.runtime'.cni]
-    bin_dirs = ["{plugins}"]
-    conf_dir = "{configuration}"
-[plugins.'io.containerd.grpc.v1.cri']
-  stream_server_address = "127.0.0.1"
-  stream_server_port = "0"
-[plugins.'io.containerd.nri.v1.nri']
-  disable = true
-"""
+# Kubernetes' suites expect a second handler of this name.
+TEST_HANDLER = "test-handler"
 
 
 def _containerd_files(registry: str) -> dict[str, str]:
-    text = _CONTAINERD.format(
+    configuration = Containerd(
+        root="/var/lib/containerd",
+        state="/run/containerd",
+        socket="/run/containerd/containerd.sock",
         pause=PAUSE,
-        runc=go_build.program("runc"),
-        plugins=go_build.program("cni-plugins"),
-        configuration=CNI_CONFIGURATION,
+        runc=str(go_build.program("runc")),
+        plugins=str(go_build.program("cni-plugins")),
+        networks=CNI_CONFIGURATION,
+        registries="/run/certs.d",
+        handlers=("runc", TEST_HANDLER),
     )
-    return {"/run/containerd.toml": text, **dict(_hosts_files("/run/certs.d", registry))}
+    return {"/run/containerd.toml": configuration.text(), **dict(_hosts_files("/run/certs.d", registry))}
 
 
 def _containerd_command() -> list[str]:
@@ -149,7 +123,6 @@ def _containerd_command() -> list[str]:
     return ["env", path, str(go_build.program("containerd")), "--config", "/run/containerd.toml"]
 
 
-# Kubernetes' suites expect a handler of this name: test-handler
 _KETCH = """[network]
 conf_dir = "{configuration}"
 plugin_dirs = ["{plugins}"]
@@ -157,14 +130,17 @@ plugin_dirs = ["{plugins}"]
 certs_d = ["/run/certs.d"]
 [runtime.handlers.runc]
 command = ["{runc}"]
-[runtime.handlers.test-handler]
+[runtime.handlers.{test_handler}]
 command = ["{runc}"]
 """
 
 
 def _ketch_files(registry: str) -> dict[str, str]:
     text = _KETCH.format(
-        configuration=CNI_CONFIGURATION, plugins=PROJECT / "build/cni/bin", runc=go_build.program("runc")
+        configuration=CNI_CONFIGURATION,
+        plugins=PROJECT / "build/cni/bin",
+        runc=go_build.program("runc"),
+        test_handler=TEST_HANDLER,
     )
     return {"/run/ketch.toml": text, **dict(_hosts_files("/run/certs.d", registry))}
 

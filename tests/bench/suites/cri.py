@@ -13,53 +13,15 @@ from runtime.linux import beneath
 from tests.bench import peers
 from tests.bench.contest import Contender
 from tests.bench.stopwatch import Cost, Failed
+from tests.support.containerd import Containerd
 from tests.support.pod_driver import BUSYBOX, NETWORK, Container, Daemon, wait_for
 
 ROUNDS = 30
 PAUSE = "ketch.local/pause:latest"
-_CONTAINERD = """version = 3
-root = "{folder}/root"
-state = "{folder}/run"
-[grpc]
-  address = "{folder}/cri.sock"
-[plugins.'io.containerd.cri.v1.images'.pinned_images]
-  sandbox = "{pause}"
-[plugins.'io.containerd.cri.v1.runtime']
-  restrict_oom_score_adj = true
-  [plugins.'io.containerd.cri.v1.runtime'.containerd]
-    default_runtime_name = "runc"
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
-        BinaryName = "{runc}"
-  [plugins.'io.containerd.cri.v1.runtime'.cni]
-    bin_dirs = ["{plugins}"]
-    conf_dir = "{folder}/net.d"
-[plugins.'io.containerd.nri.v1.nri']
-  disable = true
-"""
-_CONTAINERD_1 = """version = 2
-root = "{folder}/root"
-state = "{folder}/run"
-[grpc]
-  address = "{folder}/cri.sock"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{pause}"
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    default_runtime_name = "runc"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-        BinaryName = "{runc}"
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{plugins}"
-    conf_dir = "{folder}/net.d"
-"""
 PROGRAMS = ("containerd", "ctr", "containerd-shim-runc-v2", "runc")
 
 
-class Containerd(Daemon):
+class Peer(Daemon):
     """The peer, with every path in a folder of its own and a bridge of its own."""
 
     def __init__(self, folder: Path, programs: dict[str, str], number: int) -> None:
@@ -71,9 +33,17 @@ class Containerd(Daemon):
         network["plugins"][0].update(bridge=f"cni{number}", **({} if is_old else {"ipMasqBackend": "nftables"}))
         network["plugins"][0]["ipam"]["ranges"] = [[{"subnet": f"10.{88 + number}.0.0/16"}]]
         super().__init__(folder, network=network)
-        self.config.write_text(
-            (_CONTAINERD_1 if is_old else _CONTAINERD).format(folder=folder, pause=PAUSE, **programs)
+        configuration = Containerd(
+            root=f"{folder}/root",
+            state=f"{folder}/run",
+            socket=str(self.socket),
+            pause=PAUSE,
+            runc=programs["runc"],
+            plugins=programs["plugins"],
+            networks=f"{folder}/net.d",
+            is_release_1=is_old,
         )
+        self.config.write_text(configuration.text())
         path = ":".join(str(Path(p).parent) for p in programs.values()) + ":/usr/sbin:/usr/bin:/sbin:/bin"
         self.command = ["env", f"PATH={path}", programs["containerd"], "--config", str(self.config)]
         self._ctr = [programs["ctr"], "--address", str(self.socket), "--namespace", "k8s.io"]
@@ -99,7 +69,7 @@ def daemons(work: Path) -> list[tuple[str, Daemon, bool]]:
         plugins = plugins or next((f for f in peers.CNI_FOLDERS if Path(f).is_dir()), None)
         if plugins and all(programs.values()):
             known = {name.replace("-", "_"): str(p) for name, p in programs.items()} | {"plugins": plugins}
-            theirs = Containerd(Path(f"/run/bench-{kind}"), known, len(found))
+            theirs = Peer(Path(f"/run/bench-{kind}"), known, len(found))
             theirs.start()
             for archive in archives:
                 theirs.take(archive)
