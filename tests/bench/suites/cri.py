@@ -2,8 +2,8 @@
 """One pod with one container through the CRI, call by call: ketch-cri and each containerd here, all warm."""
 
 import json
-import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +13,7 @@ from runtime.linux import beneath
 from tests.bench import peers
 from tests.bench.contest import Contender
 from tests.bench.stopwatch import Cost, Failed
+from tests.e2e import local_programs
 from tests.support.containerd import Containerd
 from tests.support.pod_driver import BUSYBOX, NETWORK, Container, Daemon, wait_for
 
@@ -63,19 +64,31 @@ def daemons(work: Path) -> list[tuple[str, Daemon, bool]]:
     stock(ours, archives)
     ours.start()
     found = [("ketch-cri", ours, True)]
-    installed = {name: shutil.which(name) for name in PROGRAMS}
-    for kind, programs in (("built", {name: peers.built(name) for name in PROGRAMS}), ("installed", installed)):
-        plugins = peers.built("cni-plugins") if kind == "built" else None
-        plugins = plugins or next((f for f in peers.CNI_FOLDERS if Path(f).is_dir()), None)
-        if plugins and all(programs.values()):
-            known = {name.replace("-", "_"): str(p) for name, p in programs.items()} | {"plugins": plugins}
-            theirs = Peer(Path(f"/run/bench-{kind}"), known, len(found))
+    for kind, programs in (("built", _built()), ("Debian's", _debians())):
+        if all(programs.values()):
+            theirs = Peer(Path(f"/run/bench-{kind[:5].lower()}"), programs, len(found))
             theirs.start()
             for archive in archives:
                 theirs.take(archive)
             wait_for(lambda t=theirs: _ready(t), 20, lambda: "containerd is not ready")  # type: ignore[misc]
             found.append((f"containerd ({kind})", theirs, False))
     return found
+
+
+def _built() -> dict[str, str]:
+    """The pinned release, with its runc and the plugins of the pinned module."""
+    return {name: peers.built(name) or "" for name in PROGRAMS} | {"plugins": peers.go_plugins() or ""}
+
+
+def _debians() -> dict[str, str]:
+    """Debian's containerd, runc and plugins, unpacked beside the machine's own: nothing is installed."""
+    try:
+        folder = local_programs.debian_package("containerd", "runc", "containernetworking-plugins")
+    except local_programs.CannotMake as e:
+        print(f"bench: no containerd of Debian: {e}", file=sys.stderr)
+        return {"": ""}
+    programs = {name: f"{folder}/usr/{'sbin' if name == 'runc' else 'bin'}/{name}" for name in PROGRAMS}
+    return programs | {"plugins": f"{folder}/usr/lib/cni"}
 
 
 def _ready(daemon: Daemon) -> bool:
