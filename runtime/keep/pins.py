@@ -88,7 +88,7 @@ def share(directory: str) -> None:
     lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # `ip netns add` does the same
-        mount = _mount_of(lock)
+        mount = _mount_at(directory)  # not at the lock: who held it may have mounted over what we had opened
         bound = mount is not None and mount.point == directory
         if bound and mount is not None and any(p.startswith("shared:") for p in mount.propagation):
             return
@@ -99,10 +99,14 @@ def share(directory: str) -> None:
         os.close(lock)
 
 
-def _mount_of(descriptor: int) -> mountinfo.MountEntry | None:
-    """The mount that a descriptor is on. By its number: a mount that another one covers has the same path."""
-    with open(f"/proc/self/fdinfo/{descriptor}") as file:
-        number = next((int(line.split()[1]) for line in file if line.startswith("mnt_id:")), -1)
+def _mount_at(directory: str) -> mountinfo.MountEntry | None:
+    """The mount that a path leads to now. By its number: a mount that another one covers has the same path."""
+    found = os.open(directory, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{found}") as file:
+            number = next((int(line.split()[1]) for line in file if line.startswith("mnt_id:")), -1)
+    finally:
+        os.close(found)
     return next((entry for entry in mountinfo.read() if entry.id == number), None)
 
 

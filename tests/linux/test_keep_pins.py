@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pod's namespaces: pinned without a process, set up inside, and PID 1 shows nothing of the node."""
 
+import fcntl
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from runtime.keep import client as keep
+from runtime.keep.pins import share
 from runtime.linux import mountinfo, mounts, processes
-from tests.linux.test_keep import Node
+from tests.linux.test_keep import Node, wait_until
 from tests.support.needs import needs
 
 
@@ -73,6 +76,23 @@ def test_pins_show_in_mount_namespaces_that_are_older(node: Node) -> None:
     finally:
         other.kill()
         other.wait()
+
+
+def test_the_folder_of_pins_is_mounted_once_when_two_are_first(tmp_path: Path) -> None:
+    """Both have opened it before either has mounted; a third one holds the lock until that is so."""
+    folder = tmp_path / "pins"
+    folder.mkdir()
+    lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    waiting = f":{folder.stat().st_ino} 0 EOF"  # once for who has the lock, once for each who waits
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(share, str(folder)) for _ in range(2)]
+        wait_until(lambda: Path("/proc/locks").read_text().count(waiting) == 3)
+        os.close(lock)
+        for one in both:
+            one.result()
+    assert [entry.point for entry in mountinfo.read()].count(str(folder)) == 1
+    mounts.detach(str(folder))
 
 
 @needs("userns")
