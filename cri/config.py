@@ -62,17 +62,21 @@ class Handler:
 @dataclass(frozen=True, slots=True)
 class Runtime:
     cgroup_driver: str = key("auto", "cgroupfs, systemd, or auto: systemd where it is PID 1 and cgroups are v2")
-    default_handler: str = key("", "the entry of runtime.handlers that an empty handler name means; empty: our own")
+    default_handler: str = key(
+        "", "the entry of runtime.handlers that an empty handler name means; empty: our own", reload=True
+    )
     default_cgroup_parent: str = key("/ketch", "where containers go whose pod names no cgroup parent")
     nofile_soft: int = key(65536, "RLIMIT_NOFILE of containers, soft")
     nofile_hard: int = key(524288, "RLIMIT_NOFILE of containers, hard")
-    unprivileged_ports: bool = key(True, "pods with their own network may bind ports below 1024 without capabilities")
-    unprivileged_icmp: bool = key(True, "pods with their own network may ping without CAP_NET_RAW")
-    max_log_line: int = key(16384, "longer lines are split into parts, marked P")
-    shm_bytes: int = key(67108864, "size of a pod's /dev/shm")
-    pids_limit: int = key(0, "default limit of processes per container; 0: none but the pod's")
-    start_seconds: float = key(120.0, "a container that has not started after this time is taken down")
-    handlers: dict[str, Handler] = key({}, "other OCI runtimes, by the name a RuntimeClass uses")
+    unprivileged_ports: bool = key(
+        True, "pods with their own network may bind ports below 1024 without capabilities", reload=True
+    )
+    unprivileged_icmp: bool = key(True, "pods with their own network may ping without CAP_NET_RAW", reload=True)
+    max_log_line: int = key(16384, "longer lines are split into parts, marked P", reload=True)
+    shm_bytes: int = key(67108864, "size of a pod's /dev/shm", reload=True)
+    pids_limit: int = key(0, "default limit of processes per container; 0: none but the pod's", reload=True)
+    start_seconds: float = key(120.0, "a container that has not started after this time is taken down", reload=True)
+    handlers: dict[str, Handler] = key({}, "other OCI runtimes, by the name a RuntimeClass uses", reload=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,10 @@ def test_a_wrong_key_is_refused_by_name(data: dict[str, object], why: str) -> No
 
 
 def test_a_reload_takes_over_only_what_it_may() -> None:
-    new = config.parse({"cri": {"log_level": "debug", "socket": "/x"}}, "file")
+    handlers = {"crun": {"command": ["/usr/bin/crun"]}}
+    new = config.parse({"cri": {"log_level": "debug", "socket": "/x"}, "runtime": {"handlers": handlers}}, "file")
     merged, kept = config.reloadable(config.Config(), new)
     assert merged.cri.log_level == "debug"
+    assert list(merged.runtime.handlers) == ["crun"]
     assert merged.cri.socket == config.Config().cri.socket
     assert kept == ["cri.socket"]
