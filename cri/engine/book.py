@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 from cri.engine.errors import AlreadyExists, NotFound, WrongState
@@ -57,8 +57,11 @@ class Book:
         self.pods: dict[str, PodRecord] = {}
         self.containers: dict[str, ContainerRecord] = {}
         self.ends: dict[str, Ended] = {}
+        self.processes: dict[str, Mapping[str, Any]] = {}  # what an exec starts from, of containers that had one
         self.members: dict[str, set[str]] = {}
         self._names: dict[str, str] = {}
+        # Told the id of each pod and container that is forgotten: who remembers something of it forgets it, too.
+        self.when_gone: list[Callable[[str], None]] = []
 
     # pods
 
@@ -87,6 +90,7 @@ class Book:
             self.members.pop(identity, None)
             if record is not None:
                 self._names.pop(f"pod {pod_name(record)}", None)
+        self._tell_gone(identity)
 
     # containers
 
@@ -117,15 +121,24 @@ class Book:
         with self.lock:
             record = self.containers.pop(identity, None)
             self.ends.pop(identity, None)
+            self.processes.pop(identity, None)
             if record is not None:
                 self.members.get(record.pod_id, set()).discard(identity)
                 self._names.pop(self._container_name(record), None)
+        self._tell_gone(identity)
 
     def of_pod(self, pod_id: str) -> list[ContainerRecord]:
         with self.lock:
             return [self.containers[i] for i in sorted(self.members.get(pod_id, ())) if i in self.containers]
 
     # both
+
+    def __contains__(self, identity: str) -> bool:
+        return identity in self.containers or identity in self.pods
+
+    def _tell_gone(self, identity: str) -> None:
+        for tell in self.when_gone:
+            tell(identity)
 
     def is_free(self, seconds: float) -> bool:
         """Whether the lock can be had in that time."""
@@ -148,6 +161,11 @@ class Book:
                 return False
             self.ends[identity] = ended
             return True
+
+    def keep_process(self, identity: str, process: Mapping[str, Any]) -> None:
+        with self.lock:
+            if identity in self.containers:
+                self.processes[identity] = process
 
     def state(self, record: ContainerRecord) -> State:
         return state_of(record, self.ends.get(record.id))

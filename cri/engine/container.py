@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cri.engine import bundle, handlers, patience, runners, validate
 from cri.engine.book import Ended, State, changed
@@ -315,13 +314,13 @@ def remove_all_of(context: Context, pod_id: str) -> None:
 
 def process_of(context: Context, record: ContainerRecord) -> dict[str, object]:
     """The process object of its config.json: what an exec starts from. The caller's own copy."""
-    known = _process_in(f"{context.bundles.directory(record.id)}/config.json")
+    known = context.book.processes.get(record.id) or _read_process(context, record)
     return {**known, "env": list(known["env"])}
 
 
-@functools.lru_cache(maxsize=512)
-def _process_in(path: str) -> dict[str, Any]:
-    """Read once: ids are never used again, and nobody changes the process of a container."""
-    with open(path, "rb") as file:
+def _read_process(context: Context, record: ContainerRecord) -> Mapping[str, Any]:
+    """Once per container: nobody changes its process."""
+    with open(f"{context.bundles.directory(record.id)}/config.json", "rb") as file:
         loaded: dict[str, Any] = json.loads(file.read())["process"]
+    context.book.keep_process(record.id, loaded)
     return loaded

@@ -54,6 +54,7 @@ class Stats:
         self._wanted: queue.Queue[str] = queue.Queue()
         self._asked: set[str] = set()
         self._thread: threading.Thread | None = None
+        context.book.when_gone.append(self._forget)
 
     def container(self, record: ContainerRecord, *, full: bool = False, patient: bool = False) -> ContainerUsage:
         """`patient`: a layer that was never counted is waited for, a moment."""
@@ -76,7 +77,7 @@ class Stats:
         pids = self._context.cgroups.group(record.cgroups_path).processes()
         return usage.tasks(pids, record.pid)
 
-    def forget(self, identity: str) -> None:
+    def _forget(self, identity: str) -> None:
         with self._lock:
             self._last.pop(identity, None)
             self._layers.pop(identity, None)
@@ -90,7 +91,8 @@ class Stats:
             if seen.time_ns - then < RATE_NS:
                 return rate
             new = max(0, (seen.cpu.total_ns - spent) * 10**9 // (seen.time_ns - then)) if then else None
-            self._last[identity] = (seen.time_ns, seen.cpu.total_ns, new)
+            if identity in self._context.book:  # else it has just been forgotten, and nobody would forget it again
+                self._last[identity] = (seen.time_ns, seen.cpu.total_ns, new)
             return new
 
     def layer(self, identity: str, *, patient: bool = False) -> FsUsage | None:

@@ -3,22 +3,28 @@
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
 
 from proto import cri_pb2 as pb
+from runtime.keep import client as keep
 from runtime.linux import durable
 from tests.support.needs import needs
-from tests.support.pod_driver import METHODS, NETWORK, TOP, Daemon, daemon, wait_for
+from tests.support.pod_driver import BUSYBOX, METHODS, NETWORK, TOP, Daemon, daemon, wait_for
 
 pytestmark = needs("root", "overlay", "veth", "bridge", "nft", "busybox")
+CYCLES = int(os.environ.get("KETCH_CYCLES", "60"))
 
 
 @pytest.fixture
@@ -182,6 +188,84 @@ def test_systemd_is_told_of_the_life_of_the_daemon(cri: Daemon, tmp_path: Path) 
 
 def test_nobody_is_told_where_systemd_did_not_ask(cri: Daemon) -> None:
     assert "systemd" not in cri.log.read_text()
+
+
+def test_a_reload_takes_over_what_it_can_and_names_what_needs_a_restart(cri: Daemon) -> None:
+    container = cri.run_pod().start("sleep", "1000")
+    image = cri.call("ImageStatus", image={"image": BUSYBOX}).image
+    assert not image.pinned
+    wanted = cri.config.read_text().replace("[cri]\n", '[cri]\nlog_level = "debug"\nmax_waiting_calls = 7\n')
+    wanted += f'[images]\npinned = ["{BUSYBOX}"]\n[runtime.handlers.later]\n'
+    cri.config.write_text("[cri]\nsokcet = 1\n")
+    hang_up(cri, "not reloaded: ")
+    assert "sokcet" in cri.log.read_text()
+    with pytest.raises(grpc.RpcError, match="later"):
+        cri.run_pod(handler="later")
+    cri.config.write_text(wanted)
+    hang_up(cri, "needs a restart: cri.max_waiting_calls")
+    assert cri.call("ImageStatus", image={"image": BUSYBOX}).image.pinned
+    assert "later" in {each.name for each in cri.call("Status").runtime_handlers}
+    cri.run_pod(handler="later").start("sleep", "1000")
+    assert container.status().state == pb.CONTAINER_RUNNING
+
+
+def hang_up(cri: Daemon, answer: str) -> None:
+    assert cri.process is not None
+    cri.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: answer in cri.log.read_text(), 10, lambda: cri.log.read_text())
+
+
+@pytest.mark.timeout(60 + 2 * CYCLES)
+def test_nothing_of_ours_grows_with_the_pods_that_came_and_went(cri: Daemon) -> None:
+    """By hand KETCH_CYCLES=3000 stands for a node's day. What fills caches comes first and does not count."""
+    a_day_of_pods(cri, 60 + CYCLES // 10)
+    before = ours(cri)
+    a_day_of_pods(cri, CYCLES)
+    after = ours(cri)
+    print(f"{CYCLES} pods: {before} -> {after}")
+    assert after.descriptors <= before.descriptors + 4
+    assert after.threads <= before.threads + 4
+    assert after.pss_kib <= before.pss_kib + 3072
+
+
+def a_day_of_pods(cri: Daemon, number: int) -> None:
+    """What a kubelet does around one pod: lists, status, probes, stats; four pods at a time."""
+
+    def one(_: int) -> None:
+        pod = cri.run_pod()
+        container = pod.start("sleep", "1000")
+        for _ in range(3):
+            container.exec("true")
+        for method in ("ListPodSandbox", "ListContainers", "ListContainerStats", "Status", "ListPodSandboxMetrics"):
+            cri.call(method)
+        container.status()
+        container.stop()
+        pod.stop()
+        pod.remove()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(one, range(number)))
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    pss_kib: int
+    descriptors: int
+    threads: int
+
+
+def ours(cri: Daemon) -> Footprint:
+    """Daemon, spawner and keepers together."""
+    assert cri.process is not None
+    spawner = int(keep.Client(str(cri.state)).ping()["pid"])
+    children = Path(f"/proc/{spawner}/task/{spawner}/children").read_text().split()
+    places = [Path(f"/proc/{pid}") for pid in (cri.process.pid, spawner, *children)]
+    pss = [re.search(r"^Pss:\s+(\d+)", (place / "smaps_rollup").read_text(), re.M) for place in places]
+    return Footprint(
+        pss_kib=sum(int(found[1]) for found in pss if found is not None),
+        descriptors=sum(len(os.listdir(place / "fd")) for place in places),
+        threads=sum(len(os.listdir(place / "task")) for place in places),
+    )
 
 
 def test_a_slow_call_is_named_in_the_log(cri: Daemon) -> None:
