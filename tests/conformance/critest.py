@@ -141,7 +141,7 @@ def main(words: list[str]) -> int:
     is_whole = not flags and not wanted.program
     if wanted.parallel:
         flags.append(f"--parallel={wanted.parallel}")
-    expected = table.parse_expected((HERE / f"critest-{wanted.runtime}.expected").read_text())
+    expected = table.parse_expected((HERE / f"critest-{RUNTIMES[wanted.runtime].name}.expected").read_text())
     if wanted.program:
         expected["NRI"] = "comes later; the specs of the main branch need its socket"
     worst = 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from tests.support.containerd import Containerd
 
 PROJECT = Path(__file__).parent.parent.parent
 CNI_CONFIGURATION = "/run/cni/net.d"
+_OUR_PLUGINS = PROJECT / "build/cni/bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +103,17 @@ TEST_HANDLER = "test-handler"
 
 
 def _containerd_files(registry: str) -> dict[str, str]:
+    return _containerd_files_over(go_build.program("cni-plugins"), registry)
+
+
+def _containerd_files_over(plugins: Path, registry: str) -> dict[str, str]:
     configuration = Containerd(
         root="/var/lib/containerd",
         state="/run/containerd",
         socket="/run/containerd/containerd.sock",
         pause=PAUSE,
         runc=str(go_build.program("runc")),
-        plugins=str(go_build.program("cni-plugins")),
+        plugins=str(plugins),
         networks=CNI_CONFIGURATION,
         registries="/run/certs.d",
         handlers=("runc", TEST_HANDLER),
@@ -138,7 +144,7 @@ command = ["{runc}"]
 def _ketch_files(registry: str) -> dict[str, str]:
     text = _KETCH.format(
         configuration=CNI_CONFIGURATION,
-        plugins=PROJECT / "build/cni/bin",
+        plugins=_OUR_PLUGINS,
         runc=go_build.program("runc"),
         test_handler=TEST_HANDLER,
     )
@@ -155,6 +161,13 @@ _STATS_FROM_CRI = {"featureGates": {"PodAndContainerStatsFromCRI": True}}
 RUNTIMES = {
     "containerd": Runtime(
         "containerd", "/run/containerd/containerd.sock", _containerd_files, _containerd_command, False
+    ),
+    "containerd-ketch-cni": Runtime(  # with our plugins in place of the Go ones, all else the same
+        "containerd",
+        "/run/containerd/containerd.sock",
+        functools.partial(_containerd_files_over, _OUR_PLUGINS),
+        _containerd_command,
+        True,
     ),
     "ketch": Runtime("ketch", "/run/ketch/ketch.sock", _ketch_files, _ketch_command, True, _STATS_FROM_CRI),
 }
