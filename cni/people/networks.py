@@ -14,6 +14,8 @@ from ..client import Attachment, Network, Options, load, load_file, parse
 from ..client.cache import Cached
 from ..client.networks import plugin_config
 from ..errors import INVALID_CONFIG, CniError, bad_config
+from ..records import STATE_DIRECTORY
+from ..wire.veth import Leftovers
 
 
 def options_of(wanted: argparse.Namespace) -> Options:
@@ -96,6 +98,9 @@ def check(wanted: argparse.Namespace) -> int:
                 words = f"differs: {error}"
                 failed = 1
             sys.stdout.write(f"{network.name} {cached.container_id} {cached.ifname}: {words}\n")
+        for link, why in Leftovers(f"{STATE_DIRECTORY}/{network.name}/leftovers").all().items():
+            sys.stdout.write(f"{network.name}: link {link} could not be removed, GC tries again: {why}\n")
+            failed = 1
     return failed or status(wanted)
 
 

@@ -119,7 +119,7 @@ def _await_up(name: str) -> Link:
 
 
 class Leftovers:
-    """Where a deletion that went on after DEL had answered writes that it failed; STATUS, check and GC look there."""
+    """Where a deletion that went on after DEL had answered writes that it failed; GC and ketch-cni look there."""
 
     __slots__ = ("directory",)
 
@@ -185,6 +185,7 @@ def _delete(link: Link, leftovers: Leftovers, failed_write: int) -> None:
     try:
         with Netlink() as own:
             own.transact(m.delete_link(link.index).tolerating(errno.ENODEV))
+        leftovers.clear(link.name)
     except OSError as error:
         leftovers.note(link.name, str(error))
     finally:
