@@ -2,7 +2,7 @@
 """`ketch-runtime`: the command line, with runc's commands and flags, read by a table (argparse costs 16 ms)."""
 
 import gc
-import os
+import posix
 import sys
 
 TYPE_CHECKING = False
@@ -403,9 +403,9 @@ def log_line(path: str, sentence: str, *, as_json: bool, level: str = "error") -
         sys.stderr.write(line + "\n")
         return
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        os.write(fd, (line + "\n").encode(errors="replace"))
-        os.close(fd)
+        fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC, 0o644)
+        posix.write(fd, (line + "\n").encode(errors="replace"))
+        posix.close(fd)
     except OSError as error:
         sys.stderr.write(f"ketch-runtime: --log {path}: {error.strerror}\n")
 

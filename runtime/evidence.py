@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
 from runtime.linux import processes
 
@@ -32,7 +32,7 @@ def _is_locked(directory: str) -> bool:
     import fcntl
 
     try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = posix.open(directory, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
@@ -40,14 +40,16 @@ def _is_locked(directory: str) -> bool:
     except BlockingIOError:
         return True
     finally:
-        os.close(fd)
+        posix.close(fd)
     return False
 
 
 def waits_for_start(record: Record) -> bool:
     """Whether an init listens on the start socket. The file may outlive a `start` that was killed; a listener cannot
     outlive execve, which closes it."""
-    if not os.path.exists(record.start_socket):
+    try:
+        posix.stat(record.start_socket)
+    except OSError:
         return False
     from runtime.linux import fdpass
 
@@ -109,7 +111,7 @@ def owner_name(uid: int) -> str:
             for line in users:
                 fields = line.split(b":")
                 if len(fields) > 2 and fields[2] == str(uid).encode():
-                    return os.fsdecode(fields[0])
+                    return fields[0].decode(errors="surrogateescape")
     except OSError:
         pass
     return str(uid)

@@ -11,10 +11,11 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
 from runtime import evidence, record
 from runtime.errors import RuntimeFailure, WrongState
+from runtime.linux import durable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def poststart(entry: Record, config: Config) -> None:
 
 def _unlink(path: str) -> None:
     try:
-        os.unlink(path)
+        posix.unlink(path)
     except FileNotFoundError:
         pass
 
@@ -129,7 +130,7 @@ def kill(root: str, container_id: str, number: int, *, everyone: bool = False) -
 def has_own_pid_namespace(entry: Record) -> bool:
     """Whether the kernel kills everything with the init."""
     try:
-        return os.stat(f"/proc/{entry.pid}/ns/pid").st_ino != os.stat("/proc/self/ns/pid").st_ino
+        return posix.stat(f"/proc/{entry.pid}/ns/pid").st_ino != posix.stat("/proc/self/ns/pid").st_ino
     except OSError:
         return True
 
@@ -156,7 +157,7 @@ def _kill_all(entry: Record, number: int) -> None:
         return
     for pid in _group(entry).processes():
         try:
-            os.kill(pid, number)
+            posix.kill(pid, number)
         except ProcessLookupError:
             pass
 
@@ -164,7 +165,7 @@ def _kill_all(entry: Record, number: int) -> None:
 def delete(root: str, container_id: str, *, force: bool) -> None:
     """Take down what a container left; with force kill it first."""
     directory = f"{root}/{record.check_id(container_id)}"
-    if force and not os.path.isdir(directory):
+    if force and not durable.is_directory(directory):
         return
     entry = _load_even_damaged(root, container_id) if force else record.load(root, container_id)
     if not force:

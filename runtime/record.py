@@ -9,7 +9,7 @@ ROOT/ID/            0711, its flock serialises commands on the container
 
 from __future__ import annotations
 
-import os
+import posix
 
 from runtime.errors import NoSuchContainer, RuntimeFailure, UsageError
 from runtime.linux import durable, json_text
@@ -103,9 +103,11 @@ def check_id(container_id: str) -> str:
 def reserve(root: str, container_id: str) -> str:
     """Take the id: make its directory. The intent is on disk before anything is made for the container."""
     directory = f"{root}/{check_id(container_id)}"
-    os.makedirs(root, 0o711, exist_ok=True)
+    from os import makedirs  # who creates has it anyway
+
+    makedirs(root, 0o711, exist_ok=True)
     try:
-        os.mkdir(directory, 0o711)
+        posix.mkdir(directory, 0o711)
     except FileExistsError:
         raise RuntimeFailure(f"container {container_id!r} already exists in {root}") from None
     return directory
@@ -114,14 +116,14 @@ def reserve(root: str, container_id: str) -> str:
 def forget(directory: str) -> None:
     """Remove the directory and what is in it; a second time is a no-op."""
     try:
-        for name in os.listdir(directory):
+        for name in posix.listdir(directory):
             try:
-                os.unlink(f"{directory}/{name}")
+                posix.unlink(f"{directory}/{name}")
             except FileNotFoundError:
                 continue
             except OSError:
                 _remove_tree(f"{directory}/{name}")
-        os.rmdir(directory)
+        posix.rmdir(directory)
     except FileNotFoundError:
         return
 
@@ -162,10 +164,10 @@ def parse(directory: str, data: bytes) -> Record:
 def ids(root: str) -> list[str]:
     """The ids that have a directory under root."""
     try:
-        names = os.listdir(root)
+        names = posix.listdir(root)
     except FileNotFoundError:
         return []
-    return sorted(name for name in names if not name.startswith(".") and os.path.isdir(f"{root}/{name}"))
+    return sorted(name for name in names if not name.startswith(".") and durable.is_directory(f"{root}/{name}"))
 
 
 def spec_state(entry: Record, pid: int, status: str) -> dict[str, object]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
 from runtime import record
 from runtime.linux import cgroup
@@ -53,7 +53,7 @@ def _kill_init(entry: Record) -> None:
     except ProcessLookupError:
         pass
     finally:
-        os.close(pidfd)
+        posix.close(pidfd)
 
 
 def remove(entry: Record, *, run_hooks: bool) -> None:

@@ -8,18 +8,18 @@ import os
 import stat
 
 from cri.engine import apparmor, relabel
+from cri.engine.book import changed
 from cri.engine.context import Context
 from cri.engine.errors import BadRequest, Failed, NotFound
 from cri.engine.handlers import Runner, passed
 from cri.engine.phases import phase
-from cri.engine.records import ContainerPhase, ContainerRecord, PodRecord
+from cri.engine.records import ContainerRecord, PodRecord
 from cri.engine.request import ContainerRequest, Mode, MountRequest, ProfileKind, Propagation
 from cri.images import errors as image_errors
 from cri.images.model import IdMapping, Image
 from cri.oci import devices, mounts, namespaces, security, selinux, users
 from cri.oci.config import config
 from cri.oci.facts import BoundMount, ContainerFacts, Device, ImageDefaults, PodPlace, Refused
-from cri.oci.resources import cgroups_path
 from runtime.linux import beneath, mountinfo
 from runtime.linux.quick_dataclasses import replace
 
@@ -53,7 +53,11 @@ def place_of(context: Context, pod: PodRecord) -> PodPlace:
 
 
 def defaults_of(context: Context, image: Image) -> ImageDefaults:
-    said = context.images.config(image.id)
+    """What the image says; it may have been removed since it was found."""
+    try:
+        said = context.images.config(image.id)
+    except image_errors.NotFound as e:
+        raise NotFound(str(e)) from None
     return ImageDefaults(
         entrypoint=said.entrypoint,
         cmd=said.cmd,
@@ -65,30 +69,28 @@ def defaults_of(context: Context, image: Image) -> ImageDefaults:
     )
 
 
-def make(context: Context, pod: PodRecord, record: ContainerRecord, image: Image, runner: Runner) -> ContainerRecord:
+def volume_keys(identity: str, request: ContainerRequest) -> tuple[str, ...]:
+    """Under which the store prepares its volumes: known before any of them is."""
+    return tuple(f"{identity}-{index}" for index, mount in enumerate(request.mounts) if mount.image)
+
+
+def make(
+    context: Context, pod: PodRecord, record: ContainerRecord, defaults: ImageDefaults, runner: Runner
+) -> ContainerRecord:
     """Lay out the bundle; returns the record with what was found out."""
     try:
-        return _make(context, pod, record, image, runner)
+        return _make(context, pod, record, defaults, runner)
     except Refused as e:
         raise BadRequest(str(e)) from None
     except image_errors.NotFound as e:
         raise NotFound(str(e)) from None
 
 
-def _make(context: Context, pod: PodRecord, record: ContainerRecord, image: Image, runner: Runner) -> ContainerRecord:
+def _make(
+    context: Context, pod: PodRecord, record: ContainerRecord, defaults: ImageDefaults, runner: Runner
+) -> ContainerRecord:
     request = record.request
     directory = context.bundles.directory(record.id)
-    defaults = defaults_of(context, image)
-    path = cgroups_path(pod.request.cgroup_parent, record.id, context.node)
-    # Intent before effect: the keys under which volumes will be prepared are known before any of them is.
-    keys = tuple(f"{record.id}-{i}" for i, mount in enumerate(request.mounts) if mount.image)
-    record = _noted(
-        context,
-        record,
-        stop_signal=request.stop_signal or defaults.stop_signal or "SIGTERM",
-        cgroups_path=context.cgroups.of_container(path),
-        volume_keys=keys,
-    )
     with phase("rootfs"):
         label = selinux.mount_label(request, pod.request, pod.id, context.node)
         root = mount_rootfs(context, pod, record, f"{directory}/rootfs", label)
@@ -121,7 +123,7 @@ def _make(context: Context, pod: PodRecord, record: ContainerRecord, image: Imag
     built = config(with_defaults(context, request), place, facts, context.node)
     with open(f"{directory}/config.json", "w") as file:
         file.write(json.dumps(built, separators=(",", ":")))
-    return _noted(context, record, uid=user.uid, gid=user.gid, groups=user.groups, volume_refs=refs)
+    return changed(record, uid=user.uid, gid=user.gid, groups=user.groups, volume_refs=refs)
 
 
 def with_defaults(context: Context, request: ContainerRequest) -> ContainerRequest:
@@ -130,12 +132,6 @@ def with_defaults(context: Context, request: ContainerRequest) -> ContainerReque
     if not most or request.resources.pids_limit:
         return request
     return replace(request, resources=replace(request.resources, pids_limit=most))
-
-
-def _noted(context: Context, record: ContainerRecord, **changes: object) -> ContainerRecord:
-    from cri.engine.container import update
-
-    return update(context, record, phase=ContainerPhase.MAKING, **changes)
 
 
 def id_mappings(pod: PodRecord) -> tuple[list[IdMapping], list[IdMapping]]:

@@ -17,6 +17,7 @@ from cri.engine.events import Event, Kind
 from cri.engine.phases import phase
 from cri.engine.records import ContainerPhase, ContainerRecord, PodPhase, PodRecord
 from cri.engine.request import ContainerRequest
+from cri.oci.resources import cgroups_path
 from runtime.keep import client as keep
 from runtime.linux import durable, mounts, processes
 
@@ -34,8 +35,10 @@ def create(context: Context, pod_id: str, request: ContainerRequest, identity: s
     pod = context.book.pod(pod_id)
     image = bundle.find_image(context, request.image)
     runner = handlers.find(context.config, pod.request.handler)
+    defaults = bundle.defaults_of(context, image)
+    identity = identity or new_id()
     record = ContainerRecord(
-        id=identity or new_id(),
+        id=identity,
         pod_id=pod.id,
         owner=context.owner,
         boot_id=context.boot_id,
@@ -45,14 +48,17 @@ def create(context: Context, pod_id: str, request: ContainerRequest, identity: s
         image_ref=image.digests[0] if image.digests else image.id,
         image_name=image.tags[0] if image.tags else request.image,
         log_path=log_path(pod, request),
+        stop_signal=request.stop_signal or defaults.stop_signal or "SIGTERM",
+        cgroups_path=context.cgroups.of_container(cgroups_path(pod.request.cgroup_parent, identity, context.node)),
         handler=runner.command,
+        volume_keys=bundle.volume_keys(identity, request),
     )
     context.book.add_container(record)
     try:
         with phase("record"):
             context.bundles.save(record)
         patience.check()
-        record = bundle.make(context, pod, record, image, runner)
+        record = bundle.make(context, pod, record, defaults, runner)
         patience.check()
         with phase("record"):
             update(context, record, phase=ContainerPhase.CREATED)
@@ -122,11 +128,10 @@ def _start(context: Context, identity: str, starter: Starter) -> None:
         patience.check()
         with phase("record"):
             record = update(context, record, phase=ContainerPhase.STARTING)
-        record = let_run(context, record, starter)
-    context.events.publish(Event(Kind.STARTED, record.id, record.pod_id))
+        let_run(context, record, starter)
 
 
-def let_run(context: Context, record: ContainerRecord, starter: Starter) -> ContainerRecord:
+def let_run(context: Context, record: ContainerRecord, starter: Starter) -> None:
     """STARTING -> STARTED with a pid, or an end without a run."""
     request = record.request
     if record.log_path:
@@ -164,8 +169,8 @@ def let_run(context: Context, record: ContainerRecord, starter: Starter) -> Cont
             start_time=started.start_time,
             started_at=time.time_ns(),
         )
-    context.watch.add(record.id, started.pid, started.start_time)
-    return record
+    context.events.publish(Event(Kind.STARTED, record.id, record.pod_id))
+    context.watch.add(record.id, started.pid, started.start_time)  # may tell of its end at once
 
 
 def ended(context: Context, identity: str) -> None:

@@ -1,2 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of ketch-runtime, a function each: options in, exit status out."""
+"""The commands of ketch-runtime, a function each: options in, exit status out. Here, what the global options mean to
+all of them: the root directory, the cgroup driver, whether we run without privilege."""
+
+import posix
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.cli import Options
+
+
+def root(settings: "Options") -> str:
+    """Where containers are recorded."""
+    given = settings.value("--root")
+    if given:
+        return given if given.startswith("/") else f"{posix.getcwd()}/{given}"
+    if posix.geteuid() == 0:
+        return "/run/ketch-runtime"
+    own = posix.environ.get(b"XDG_RUNTIME_DIR", f"/tmp/ketch-runtime-{posix.geteuid()}".encode())  # noqa: S108
+    return own.decode(errors="surrogateescape") + "/ketch-runtime"
+
+
+def systemd_cgroup(settings: "Options") -> bool:
+    """Whether systemd makes the cgroups."""
+    return settings.flag("--systemd-cgroup") or settings.value("--cgroup-manager") == "systemd"
+
+
+def uses_cgroups(settings: "Options") -> bool:
+    """Whether there are cgroups at all."""
+    return settings.value("--cgroup-manager") != "disabled"
+
+
+def rootless(settings: "Options") -> bool:
+    """Whether what needs real privilege is left out."""
+    value = settings.value("--rootless", default="auto")
+    return value == "true" or (value == "auto" and posix.geteuid() != 0)

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from runtime import commands as meaning
 from runtime import joining
 from runtime.cli import Wrong
-from runtime.commands import settings as meaning
 from runtime.errors import RuntimeFailure
 from runtime.linux import durable, json_text
 

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import os
+import posix
 import sys
 
-from runtime.commands import settings as meaning
+from runtime import commands as meaning
 from runtime.errors import UsageError
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ def request_from(settings: Options, options: Options) -> CreateRequest:
 
 def listen_fds() -> int:
     """Sockets that systemd handed to us (LISTEN_FDS) go on to the container."""
-    text = os.environ.get("LISTEN_FDS", "")
+    text = posix.environ.get(b"LISTEN_FDS", b"")
     return int(text) if text.isdigit() else 0
 
 
@@ -65,7 +65,7 @@ def show_warnings(settings: Options, created: Created) -> None:
         path = settings.value("--log")
         if path:
             log_line(path, sentence, as_json=settings.value("--log-format") == "json", level="warning")
-        elif os.isatty(2):  # otherwise it is the container's stderr
+        elif posix.isatty(2):  # otherwise it is the container's stderr
             sys.stderr.write(f"ketch-runtime: warning: {sentence}\n")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from runtime.commands import settings as meaning
+from runtime import commands as meaning
 from runtime.linux import json_text
 
 TYPE_CHECKING = False

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import sys
 
+from runtime import commands as meaning
 from runtime import evidence, record
 from runtime.cli import Wrong
-from runtime.commands import settings as meaning
 from runtime.errors import RuntimeFailure, WrongState
 from runtime.linux import cgroup, durable, json_text
 

@@ -56,11 +56,15 @@ static long act_keep_only(struct act *act, const int64_t *a)
 	}
 }
 // A descriptor of the host leaked to us could make the working directory lie outside the root: the kernel then cannot name it.
-static long act_inside(void)
+// a: where we must be, or 0.
+static long act_inside(const int64_t *a)
 {
 	char here[PATH_MAX];
-	long r = syscall(SYS_getcwd, here, sizeof here);
-	return r < 0 ? -errno : here[0] == '/' ? 0 : -EXDEV;
+	if (syscall(SYS_getcwd, here, sizeof here) < 0)
+		return -errno;
+	if (here[0] != '/')
+		return -EXDEV;
+	return a[0] && strcmp(here, (const char *)a[0]) ? -EACCES : 0;
 }
 // HOME from the container's own /etc/passwd, read as a plain file. a: user as text, length of that, HOME where no line tells.
 static long act_home(struct act *act, const int64_t *a)
@@ -137,7 +141,7 @@ static long act_special(struct act *act, const struct act_step *step, const int6
 	case ACT_EXPECT: return act_expect(a);
 	case ACT_DIRECTORY: return fstat((int)a[0], &facts) < 0 ? -errno : S_ISDIR(facts.st_mode) ? 0 : -ENOTDIR;
 	case ACT_KEEP_ONLY: return act_keep_only(act, a);
-	case ACT_INSIDE: return act_inside();
+	case ACT_INSIDE: return act_inside(a);
 	case ACT_HOME: return act_home(act, a);
 	case ACT_FIND: return act_find(act);
 	case ACT_OWN_STDIO: return act_own_stdio(a);

@@ -8,9 +8,8 @@ A writer prepares a file under a temporary name beside its target and holds a fl
 Whoever dies before the last step leaves a temporary file that nobody has locked: sweep() removes exactly those.
 """
 
-import errno
 import fcntl
-import os
+import posix
 
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING: importing typing would cost a cold command 7 ms
 if TYPE_CHECKING:
@@ -26,14 +25,14 @@ def replace(path: str, data: bytes, mode: int = 0o600, durable: bool = True) -> 
     """
     temporary, fd = _prepare(path, data, mode, durable=durable)
     try:
-        os.rename(temporary, path)
+        posix.rename(temporary, path)
     except BaseException:
         _unlink_if_there(temporary)
         raise
     finally:
-        os.close(fd)
+        posix.close(fd)
     if durable:
-        _sync_directory(os.path.dirname(path))
+        _sync_directory_of(path)
 
 
 def create_exclusive(path: str, data: bytes, mode: int = 0o600, *, durable: bool = True) -> bool:
@@ -44,30 +43,38 @@ def create_exclusive(path: str, data: bytes, mode: int = 0o600, *, durable: bool
     """
     temporary, fd = _prepare(path, data, mode, durable=durable)
     try:
-        os.link(temporary, path)
+        posix.link(temporary, path)
     except FileExistsError:
         return False
     finally:
         _unlink_if_there(temporary)
-        os.close(fd)
+        posix.close(fd)
     if durable:
-        _sync_directory(os.path.dirname(path))
+        _sync_directory_of(path)
     return True
 
 
 def read(path: str) -> bytes | None:
     """The content of path, or None if there is no such file."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
         chunks = []
-        while chunk := os.read(fd, 65536):
+        while chunk := posix.read(fd, 65536):
             chunks.append(chunk)
         return b"".join(chunks)
     finally:
-        os.close(fd)
+        posix.close(fd)
+
+
+def is_directory(place: str | int) -> bool:
+    """Whether there is a directory at this path, or behind this descriptor."""
+    try:
+        return posix.stat(place).st_mode & 0o170000 == 0o040000
+    except OSError:
+        return False
 
 
 def remove(path: str, *, durable: bool = True) -> bool:
@@ -75,19 +82,19 @@ def remove(path: str, *, durable: bool = True) -> bool:
     if not _unlink_if_there(path):
         return False
     if durable:
-        _sync_directory(os.path.dirname(path))
+        _sync_directory_of(path)
     return True
 
 
 def sweep(directory: str) -> list[str]:
     """Remove what dead writers left in directory; a living writer's file is locked and stays. Returns the names."""
     swept = []
-    for name in os.listdir(directory):
+    for name in posix.listdir(directory):
         if not (name.startswith(".") and name.endswith(_SUFFIX)):
             continue
-        path = os.path.join(directory, name)
+        path = f"{directory}/{name}"
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW | posix.O_NONBLOCK)
         except FileNotFoundError:
             continue  # its writer just finished
         try:
@@ -97,7 +104,7 @@ def sweep(directory: str) -> list[str]:
         except BlockingIOError:
             pass
         finally:
-            os.close(fd)
+            posix.close(fd)
     return swept
 
 
@@ -112,7 +119,7 @@ class Locked:
 
     def close(self) -> None:
         if self.fd >= 0:
-            os.close(self.fd)
+            posix.close(self.fd)
             self.fd = -1
 
     def __enter__(self) -> "Locked":
@@ -138,51 +145,52 @@ def lock(path: str, *, shared: bool = False, wait: bool = True, create: bool = T
             if _still_named(fd, path):
                 return Locked(path, fd)
         except BaseException:
-            os.close(fd)
+            posix.close(fd)
             raise
         # Somebody removed the object while we waited: its lock protects nothing any more.
-        if not create or os.path.isdir(f"/proc/self/fd/{fd}"):
-            os.close(fd)
-            raise FileNotFoundError(errno.ENOENT, "removed while its lock was awaited", path)
-        os.close(fd)
+        if not create or is_directory(fd):
+            posix.close(fd)
+            raise FileNotFoundError(2, "removed while its lock was awaited", path)  # ENOENT
+        posix.close(fd)
 
 
 def _prepare(path: str, data: bytes, mode: int, *, durable: bool) -> tuple[str, int]:
     """Write data under a temporary name beside path; the returned descriptor holds the lock that marks us alive."""
-    directory, name = os.path.split(path)
+    directory, slash, name = path.rpartition("/")
     while True:
-        temporary = os.path.join(directory, f".{name[:200]}.{os.urandom(6).hex()}{_SUFFIX}")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        temporary = f"{directory}{slash}.{name[:200]}.{posix.urandom(6).hex()}{_SUFFIX}"
+        fd = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, mode)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # sweep() came between the open and the lock, and will remove this one
-            os.close(fd)
+            posix.close(fd)
             continue
         try:
-            os.fchmod(fd, mode)  # the umask has taken bits from what open(2) was asked for
+            posix.fchmod(fd, mode)  # the umask has taken bits from what open(2) was asked for
             rest = memoryview(data)
             while rest:
-                rest = rest[os.write(fd, rest) :]
+                rest = rest[posix.write(fd, rest) :]
             if durable:
-                os.fsync(fd)  # before the rename: else a power cut may leave the new name on an empty file
+                posix.fsync(fd)  # before the rename: else a power cut may leave the new name on an empty file
         except BaseException:
             _unlink_if_there(temporary)
-            os.close(fd)
+            posix.close(fd)
             raise
         return temporary, fd
 
 
-def _sync_directory(directory: str) -> None:
-    fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync_directory_of(path: str) -> None:
+    directory, slash, _ = path.rpartition("/")
+    fd = posix.open(directory or slash or ".", posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        posix.fsync(fd)
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def _unlink_if_there(path: str) -> bool:
     try:
-        os.unlink(path)
+        posix.unlink(path)
     except FileNotFoundError:
         return False
     return True
@@ -190,17 +198,17 @@ def _unlink_if_there(path: str) -> bool:
 
 def _open_to_lock(path: str, *, create: bool) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     except FileNotFoundError:
         if not create:
             raise
-    return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return posix.open(path, posix.O_RDONLY | posix.O_CREAT | posix.O_CLOEXEC, 0o600)
 
 
 def _still_named(fd: int, path: str) -> bool:
-    ours = os.fstat(fd)
+    ours = posix.fstat(fd)
     try:
-        named = os.stat(path)
+        named = posix.stat(path)
     except FileNotFoundError:
         return False
     return (ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino)

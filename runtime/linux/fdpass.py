@@ -2,7 +2,7 @@
 """Descriptors sent over unix sockets, and sockets at paths of any length; without importing socket."""
 
 import _socket
-import os
+import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ def pair(kind: int = _socket.SOCK_SEQPACKET) -> "tuple[Socket, Socket]":
 
 def _within(path: str) -> "tuple[int, str]":
     """sun_path holds 107 bytes, paths are longer: reach the socket through a descriptor of its directory."""
-    directory, name = os.path.split(path)
-    fd = os.open(directory or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory, slash, name = path.rpartition("/")
+    fd = posix.open(directory or slash or ".", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
     return fd, f"/proc/self/fd/{fd}/{name}"
 
 
@@ -35,7 +35,7 @@ def connect(path: str, kind: int = _socket.SOCK_STREAM) -> "Socket":
             raise
         return sock
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def listen(path: str, kind: int = _socket.SOCK_STREAM, backlog: int = 8, mode: int = 0o600) -> "Socket":
@@ -44,7 +44,7 @@ def listen(path: str, kind: int = _socket.SOCK_STREAM, backlog: int = 8, mode: i
     try:
         sock = _socket.socket(_socket.AF_UNIX, kind | _socket.SOCK_CLOEXEC)
         # The mode is decided at bind: a chmod afterwards would leave a moment in which others could connect.
-        before = os.umask(0o777 & ~mode)
+        before = posix.umask(0o777 & ~mode)
         try:
             sock.bind(short)
             sock.listen(backlog)
@@ -52,10 +52,10 @@ def listen(path: str, kind: int = _socket.SOCK_STREAM, backlog: int = 8, mode: i
             sock.close()
             raise
         finally:
-            os.umask(before)
+            posix.umask(before)
         return sock
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def send(sock: "Socket", data: bytes, fds: "Sequence[int]" = ()) -> None:
@@ -79,7 +79,7 @@ def receive(sock: "Socket", size: int = 65536, max_fds: int = 64) -> tuple[bytes
             fds += [int.from_bytes(payload[at : at + 4], "little", signed=True) for at in range(0, whole, 4)]
     if flags & _socket.MSG_CTRUNC:
         for fd in fds:
-            os.close(fd)
+            posix.close(fd)
         raise OSError(f"more than {max_fds} descriptors in one message")
     return data, fds
 

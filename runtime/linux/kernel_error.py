@@ -2,7 +2,7 @@
 """The one error of failed system calls; apart from the calls, because they cost 2 ms to import and it nothing."""
 
 import errno
-import os
+import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,15 +51,15 @@ class KernelError(OSError):
             if kind not in _kinds:
                 _kinds[kind] = type(cls.__name__, (cls, kind), {"__module__": cls.__module__})
             cls = _kinds[kind]
-        return super().__new__(cls, number, reason or os.strerror(number))
+        return super().__new__(cls, number, reason or posix.strerror(number))
 
     def __init__(
         self, number: int, call: str, arguments: "tuple[Argument, ...]" = (), reason: str | None = None
     ) -> None:
-        super().__init__(number, reason or os.strerror(number))
+        super().__init__(number, reason or posix.strerror(number))
         self.call = call
         self.arguments = arguments
-        self.reason = reason or os.strerror(number)
+        self.reason = reason or posix.strerror(number)
 
     def __str__(self) -> str:
         shown = ", ".join(_shown(argument) for argument in self.arguments if argument is not None)
@@ -71,7 +71,7 @@ class KernelError(OSError):
 
 def _shown(argument: "Argument") -> str:
     if isinstance(argument, bytes):
-        argument = os.fsdecode(argument)
+        argument = argument.decode(errors="surrogateescape")
     return repr(argument) if isinstance(argument, str) else str(argument)
 
 

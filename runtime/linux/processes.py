@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which process is meant: pid and start time together, because the kernel gives a pid anew."""
 
-import errno
-import os
+import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,15 +11,15 @@ if TYPE_CHECKING:
 def _stat(pid: int | str) -> "list[bytes] | None":
     """The fields of /proc/PID/stat from the state on (field 3 is index 0); None when there is no such process."""
     try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        fd = posix.open(f"/proc/{pid}/stat", posix.O_RDONLY | posix.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
-        data = os.read(fd, 1024)
+        data = posix.read(fd, 1024)
     except ProcessLookupError:
         return None
     finally:
-        os.close(fd)
+        posix.close(fd)
     # The name in brackets may hold spaces and brackets itself; the last bracket ends it.
     return data[data.rindex(b")") + 2 :].split()
 
@@ -48,14 +47,12 @@ def is_alive(pid: int, started: int) -> bool:
 def open_pidfd(pid: int, started: int) -> int | None:
     """A pidfd of exactly this process; None when it is gone."""
     try:
-        fd = os.pidfd_open(pid)
-    except OSError as error:
-        if error.errno == errno.ESRCH:
-            return None
-        raise
+        fd = posix.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
     # The start time is read after the pidfd is held: what it shows is then the process that we hold, or its end.
     if start_time(pid) != started:
-        os.close(fd)
+        posix.close(fd)
         return None
     return fd
 
@@ -72,7 +69,7 @@ def signal(pid: int, started: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     finally:
-        os.close(fd)
+        posix.close(fd)
     return True
 
 

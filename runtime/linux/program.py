@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A list of system calls for a child that interprets no Python (act.c): built here, run there, or not at all."""
 
+import errno
 import os
 import struct
 
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _STEP = struct.Struct("=ihhII6q")
+_SKIP, _SKIP_AT = struct.Struct("=h"), 6  # where it is in a step
 _HEAD = struct.Struct("=8I")  # bytes of steps, data and filter; flags, report; counts of three lists of strings
 _NUMBER, _SLOT, _ADDRESS = range(3)
 _NOWHERE = -1
+_UNUSED = [(0,) * (6 - count) for count in range(7)]
 _MOST_SLOTS = 255
 
 
@@ -33,7 +36,8 @@ class Builder:
     """Collects steps. An argument is a number, a slot, or bytes and text whose address is meant."""
 
     def __init__(self) -> None:
-        self._steps: list[tuple[int, ...]] = []
+        self._steps = bytearray()
+        self._count = 0
         self._data = bytearray(8)  # no address is 0
         self._places: dict[bytes | str, int] = {}
         self._slots = 0
@@ -53,26 +57,31 @@ class Builder:
         A container has some 500 of them, so what is done here is done in few steps.
         """
         kinds = shift = borne = 0
-        values = [0, 0, 0, 0, 0, 0]
-        for position, argument in enumerate(arguments):
+        values: list[int] = []
+        for argument in arguments:
             if isinstance(argument, int):
-                values[position] = argument
+                values.append(argument)
             elif isinstance(argument, Slot):
-                values[position] = argument.number
+                values.append(argument.number)
                 kinds |= _SLOT << shift
             else:
-                values[position] = self._places.get(argument) or self._place(argument)
+                values.append(self._places.get(argument) or self._place(argument))
                 kinds |= _ADDRESS << shift
             shift += 4
-        for errno in bear:
-            borne = borne << 8 | errno
-        self._steps.append((number, into.number if into is not None else _NOWHERE, 0, kinds, borne, *values))
-        return len(self._steps) - 1
+        for refusal in bear:
+            borne = borne << 8 | refusal
+        result = _NOWHERE if into is None else into.number
+        self._steps += _STEP.pack(number, result, 0, kinds, borne, *values, *_UNUSED[len(values)])
+        self._count += 1
+        return self._count - 1
 
     def skip_to_here(self, index: int) -> None:
         """What that step leaves out when one of its errnos is borne: everything since."""
-        step = self._steps[index]
-        self._steps[index] = (*step[:2], len(self._steps) - 1 - index, *step[3:])
+        _SKIP.pack_into(self._steps, index * _STEP.size + _SKIP_AT, self._count - 1 - index)
+
+    def always(self) -> int:
+        """Leave out what comes until skip_to_here."""
+        return self.call(lib.ACT_SKIP, bear=(errno.EPERM,))
 
     def close(self, *slots: Slot) -> None:
         """Close descriptors."""
@@ -102,7 +111,7 @@ class Builder:
         filter_: "tuple[bytes, int]",
     ) -> bytes:
         """The program as bytes, to be loaded here or in another process."""
-        steps = b"".join(_STEP.pack(*step) for step in self._steps)
+        steps = bytes(self._steps)
         code, flags = filter_
         texts = [os.fsencode(text) for strings in (argv, environ, candidates) for text in strings]
         counts = len(argv), len(environ), len(candidates)

@@ -86,10 +86,19 @@ def confinement(builder: Builder, steps: Sequence[Step], process: Process, proc:
             builder.call(lib.SYS_umask, step.mask)
         else:
             raise NotFlat(step.describe())
-    builder.call(lib.SYS_chdir, process.cwd)
-    builder.call(lib.ACT_INSIDE)
+    _working_directory(builder, process.cwd)
     if process.cpu_affinity_final:
         raise NotFlat("affinity")
+
+
+def _working_directory(builder: Builder, path: str) -> None:
+    """As init.confine: entered as root already, it need not be open to the user."""
+    refused = builder.call(lib.SYS_chdir, path, bear=(errno.EACCES,))
+    builder.call(lib.ACT_INSIDE)
+    entered = builder.always()
+    builder.skip_to_here(refused)
+    builder.call(lib.ACT_INSIDE, os.path.normpath(path))
+    builder.skip_to_here(entered)
 
 
 def _label(builder: Builder, step: confine.Label, proc: Slot | None) -> None:
@@ -107,7 +116,7 @@ def _label(builder: Builder, step: confine.Label, proc: Slot | None) -> None:
         text = f"exec {step.label}".encode()
         own = "self/attr/apparmor/exec"
         missing = call(lib.SYS_openat2, proc, own, data, len(data), into=file, bear=(errno.ENOENT,))
-        opened = call(lib.ACT_SKIP, bear=(errno.EPERM,))
+        opened = builder.always()
         builder.skip_to_here(missing)
         call(lib.SYS_openat2, proc, "self/attr/exec", data, len(data), into=file)
         builder.skip_to_here(opened)

@@ -115,7 +115,7 @@ class RootBuilder:
             self._attributes(tree, set_=options.set_, clear=options.clear)
         is_directory = self._builder.call(lib.ACT_DIRECTORY, tree, bear=(errno.ENOTDIR,))
         self._directory(step.destination)
-        over_file = self._always()
+        over_file = self._builder.always()
         self._builder.skip_to_here(is_directory)
         self._file(step.destination)
         self._builder.skip_to_here(over_file)
@@ -220,10 +220,6 @@ class RootBuilder:
 
     # --- targets beneath the root ---
 
-    def _always(self) -> int:
-        """Leave out what comes until skip_to_here."""
-        return self._builder.call(lib.ACT_SKIP, bear=(errno.EPERM,))
-
     def _directory(self, path: str) -> None:
         """The target slot: a directory of the root, made where it is missing."""
         opened, done = self._open_if_there(self._target, path, DIRECTORY)
@@ -250,7 +246,7 @@ class RootBuilder:
     def _open_if_there(self, into: Slot, path: str, flags: int) -> tuple[int, int]:
         """Opened, and over what follows; or on with what follows."""
         opened = self._open(into, path, flags, bear=(errno.ENOENT,))
-        return opened, self._always()
+        return opened, self._builder.always()
 
     def _open(self, into: Slot, path: str, flags: int, bear: Sequence[int] = ()) -> int:
         data = how(flags)
@@ -356,7 +352,7 @@ class RootBuilder:
         """A directory behind the empty tmpfs, anything else behind /dev/null."""
         is_directory = self._builder.call(lib.ACT_DIRECTORY, self._target, bear=(errno.ENOTDIR,))
         self._another(self._empty)
-        done = self._always()
+        done = self._builder.always()
         self._builder.skip_to_here(is_directory)
         self._another(self._null)
         self._builder.skip_to_here(done)
@@ -366,7 +362,7 @@ class RootBuilder:
         copied = self._copy_of(cover, 0, bear=(errno.EINVAL,))
         self._attach(self._copy)
         self._builder.close(self._copy)
-        done = self._always()
+        done = self._builder.always()
         self._builder.skip_to_here(copied)
         self._attach(cover)
         self._builder.skip_to_here(done)

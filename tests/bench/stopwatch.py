@@ -7,8 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("stopwatch.c")
-PROGRAM = Path(__file__).parents[2] / "build/bench/stopwatch"
+PROGRAMS = Path(__file__).parents[2] / "build/bench"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +23,13 @@ class Failed(Exception):
     """A command of a contender ended otherwise than with 0; the message holds what it said."""
 
 
-def program() -> str:
-    """The compiled stopwatch."""
-    if not PROGRAM.exists() or PROGRAM.stat().st_mtime < SOURCE.stat().st_mtime:
-        PROGRAM.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["cc", "-O2", "-static", "-o", PROGRAM, SOURCE], check=True)
-    return str(PROGRAM)
+def compiled(name: str) -> str:
+    """The static program of a C file beside this one."""
+    source, program = Path(__file__).with_name(f"{name}.c"), PROGRAMS / name
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        program.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cc", "-O2", "-static", "-o", program, source], check=True)
+    return str(program)
 
 
 def run(command: list[str], *, stdin: bytes = b"", environment: dict[str, str] | None = None) -> Cost:
@@ -39,8 +39,8 @@ def run(command: list[str], *, stdin: bytes = b"", environment: dict[str, str] |
         given.write(stdin)
         given.seek(0)
         pid = os.posix_spawn(
-            program(),
-            [program(), *command],
+            compiled("stopwatch"),
+            [compiled("stopwatch"), *command],
             os.environ if environment is None else environment,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, given.fileno(), 0),

@@ -36,6 +36,21 @@ def test_a_question_to_the_runtime_imports_nothing_slow(verb: list[str], tmp_pat
     assert instruments.processes_forked(asked) == 0
 
 
+def test_state_imports_fifteen_modules(tmp_path: Path) -> None:
+    """Of ours and of the standard library, beyond those of a Python that does nothing. `os` alone would be six."""
+    asked = [instruments.command("ketch-runtime"), "--root", str(tmp_path / "state")]
+    for command, seconds in ((["run", "--detach"], "1000"), (["create"], "1001")):
+        subprocess.run([*asked, *command, "--bundle", _bundle(tmp_path, "/bin/sleep", seconds), command[0]], check=True)
+    try:
+        assert len(modules := instruments.modules_imported([*asked, "state", "run"])) <= 15, modules
+        # It is asked whether somebody listens on the start socket.
+        created = instruments.modules_imported([*asked, "state", "create"])
+        assert {*created} - {*modules} == {"_socket", "runtime.linux.fdpass"}
+    finally:
+        for name in ("run", "create"):
+            subprocess.run([*asked, "delete", "--force", name], check=True)
+
+
 def _bundle(top: Path, *command: str) -> str:
     from tests.bench.suites.oci import _config
     from tests.support.rootfs import make_rootfs

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A start from the warm spawner: from the request to the program's first line, with few host mounts and with 3,000.
+
+All namespaces, 12 mounts, limits of memory, processes and CPU, a cached seccomp filter. Who starts it waits for the
+answer, which the second step shows. KETCH_MOUNTS says how many mounts the other host has.
+"""
+
+import itertools
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from runtime import lifecycle
+from runtime.keep import client as keep
+from tests.bench.contest import Contender
+from tests.bench.stopwatch import Cost, compiled
+from tests.bench.suites import oci
+from tests.support import kernel
+from tests.support.rootfs import make_rootfs
+
+ROUNDS = 40
+MOUNTS = int(os.environ.get("KETCH_MOUNTS", "3000"))
+
+
+def contenders(work: Path) -> list[Contender]:
+    bundle = _bundle(work)
+    return [
+        Contender(f"{len(_mounted())} host mounts", _starts(work / "few", bundle), ours=True),
+        Contender(f"{MOUNTS:,} more", _starts(_among_mounts(work, work / "many"), bundle), ours=True),
+    ]
+
+
+def _mounted() -> list[str]:
+    return Path("/proc/self/mountinfo").read_text().splitlines()
+
+
+def _bundle(work: Path) -> Path:
+    from cri.oci import seccomp_default
+
+    rootfs = make_rootfs(work / "rootfs")
+    subprocess.run(["cp", compiled("clock"), rootfs / "bin/clock"], check=True)
+    bundle = work / "bundle"
+    bundle.mkdir()
+    config = oci._config(rootfs, ["/bin/clock"])
+    for number in range(5):
+        volume = work / f"volume-{number}"
+        volume.mkdir()
+        options = ["rbind", "rprivate", "ro" if number % 2 else "rw"]
+        config["mounts"].append(
+            {"destination": f"/v/{number}", "type": "bind", "source": str(volume), "options": options}
+        )
+    linux = config["linux"]
+    linux["namespaces"].append({"type": "cgroup"})
+    linux["resources"] |= {"pids": {"limit": 100}, "cpu": {"shares": 512}}
+    major, minor = platform.release().split(".")[:2]
+    linux["seccomp"] = seccomp_default.profile(set(oci._CAPABILITIES), kernel=(int(major), int(minor)))
+    assert len(config["mounts"]) == 12
+    (bundle / "config.json").write_text(json.dumps(config))
+    return bundle
+
+
+def _among_mounts(work: Path, state: Path) -> Path:
+    """The state directory of a spawner that lives in a mount namespace of its own, full of mounts."""
+    busy = work / "busy"
+    busy.mkdir()
+    pid = os.fork()
+    if pid == 0:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+        for number in range(MOUNTS):
+            place = busy / str(number)
+            place.mkdir()
+            kernel.mount("tmpfs", str(place), "tmpfs")
+        keep.connect(str(state))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return state
+
+
+def _starts(state: Path, bundle: Path) -> Callable[[], Iterator[tuple[str, Cost]]]:
+    client = keep.connect(str(state))
+    numbers = itertools.count()
+
+    def one() -> Iterator[tuple[str, Cost]]:
+        name = f"warm{next(numbers)}"
+        log = state / f"{name}.log"
+        asked = time.monotonic_ns()
+        client.start(keep.StartRequest(name, str(bundle), log_path=str(log)))
+        answered = time.monotonic_ns()
+        client.wait(name, 10)
+        ran = int(log.read_text().split()[-1])
+        yield "request to execve", Cost((ran - asked) / 1e6, None, None)
+        yield "request to answer", Cost((answered - asked) / 1e6, None, None)
+        client.forget(name)
+        lifecycle.delete(f"{state}/runtime", name, force=True)
+
+    return one
