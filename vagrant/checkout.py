@@ -17,6 +17,7 @@ from vagrant import guest, machine
 TOP = Path(__file__).resolve().parent.parent
 PYTHON = TOP / ".venv/bin/python"
 REPORT = TOP / "build/report"
+INSTALLED = TOP / "build/installed"  # what `make install` would put into the guest's /usr/local
 _NEVER = (".git", ".venv", "/build/*", "dist", "*.egg-info", ".mypy_cache", ".ruff_cache", ".hypothesis", "*.image")
 _COMPILED = ("*.so", "_*.c", "__pycache__", "/build", "/runtime/linux/reaper")
 
@@ -29,11 +30,14 @@ def bring_in(chosen: machine.Machine) -> None:
     machine.ssh(chosen, f"mkdir -p {TOP}")
     if is_built_here:
         subprocess.run([PYTHON, "-m", "compileall", "-q", *_packages()], cwd=TOP, check=True)
+        install = ["make", "-s", "install", f"DESTDIR={INSTALLED}", "PREFIX=/usr/local"]
+        subprocess.run(install, cwd=TOP, stdout=subprocess.DEVNULL, check=True)
     machine.push(chosen, TOP, ["--delete", "--include=/build/cni", *(f"--exclude={name}" for name in left_out)])
     machine.ssh(chosen, f"cd {TOP} && mkdir -p {REPORT} && {{ [ -e .venv ] || ln -s /opt/ketch/venv .venv; }}")
     if is_built_here:
         commands = ["--include=/bin", "--include=/bin/ketch*", "--include=/ready", "--exclude=*"]
         machine.push(chosen, TOP / ".venv", ["--hard-links", *commands])
+        machine.push(chosen, INSTALLED, ["--hard-links", "--delete"])
         machine.ssh(chosen, f"cd {TOP} && .venv/bin/python -m runtime.linux.cold_writer > /dev/null")
     else:
         # bash takes a socket on stdin for rshd's and reads bashrc, which make's `bash -u` does not survive

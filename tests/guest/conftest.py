@@ -38,6 +38,7 @@ def node(installed: Node) -> Iterator[Node]:
     if DROP_IN.exists():
         DROP_IN.unlink()
         run("systemctl", "daemon-reload")
+        run("systemctl", "restart", "ketch-cri")
     run("systemctl", "reset-failed", "ketch-cri", check=False)
-    run("systemctl", "restart", "ketch-cri")
+    run("systemctl", "start", "ketch-cri")
     installed.remove_all()

@@ -9,7 +9,7 @@ from pathlib import Path
 from proto import cri_pb2 as pb
 from runtime.linux import processes
 from tests.guest.conftest import DROP_IN
-from tests.guest.node import UNIT, Node, run
+from tests.guest.node import UNIT, Node, install, run
 from tests.support.pod_driver import Container, wait_for
 
 
@@ -97,7 +97,7 @@ def test_an_upgrade_in_place_touches_no_container(node: Node) -> None:
     """From the server of the checkout to an installed one, on the same state, under a container that counts."""
     container, pid = running(node)
     former, unit = node.main_pid(), UNIT.read_text()
-    run("make", "install", "PREFIX=/usr/local")
+    install()
     try:
         UNIT.unlink()
         run("systemctl", "daemon-reload")
