@@ -22,6 +22,8 @@ _PROGRAMS = {
         "effective_uid", "agnhost", "coredns",
     ),
 }  # fmt: skip
+# The CNI checks are no part of the project: tests/conformance/cni.py looks for them at this place, too.
+_CNI_SPEC = Path(os.environ.get("KETCH_CNI_SPEC") or checkout.TOP.parent / "shared/conformance/cni-spec.py")
 _NEEDED_BY_ALL = ("busybox",)  # images are described by its digest
 
 
@@ -65,11 +67,15 @@ def suite(chosen: machine.Machine, report: Path, name: str, words: list[str]) ->
     command = (
         f"tests/e2e/run {shlex.join(words)}" if name == "e2e" else f"tests/conformance/run {shlex.join([name, *words])}"
     )
+    settings = f"KETCH_TIMEOUT_FACTOR={factor}"
+    if name == "cni":
+        machine.copy_in(chosen, _CNI_SPEC.parent, "/root/conformance")
+        settings += f" KETCH_CNI_SPEC=/root/conformance/{_CNI_SPEC.name}"
     log = f"{checkout.REPORT}/{name}.log"
     status = machine.ssh(
         chosen,
         # the log is the report; pipefail keeps the suite's own status
-        f"cd {checkout.TOP} && set -o pipefail && export KETCH_TIMEOUT_FACTOR={factor} && {command} 2>&1 | tee {log}",
+        f"cd {checkout.TOP} && set -o pipefail && export {settings} && {command} 2>&1 | tee {log}",
         check=False,
     ).returncode
     machine.pull(chosen, str(checkout.REPORT), report)

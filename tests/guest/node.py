@@ -22,7 +22,7 @@ def run(*command: str, given: str | None = None, check: bool = True) -> str:
 
 
 def install() -> None:
-    """Into /usr/local: what the host has staged, for an emulated CPU takes minutes to build; else as the README says."""
+    """Into /usr/local: what the host has staged, because an emulated CPU builds for minutes; else as in the README."""
     staged = TOP / "build/installed"
     if staged.is_dir():
         run("cp", "-a", "--remove-destination", f"{staged}/.", "/")
