@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which test ran where: what the machine skips must have run in CI's VM part or in the committed run of all.
 
-python -m vagrant.where table MACHINE.xml VM.xml      prints the table; status 1 if a test ran nowhere
+python -m vagrant.where table MACHINE.xml [VM.xml]    prints the table; status 1 if a test ran nowhere
 python -m vagrant.where record VM.xml [COMMIT]        puts a run of the VM into vagrant/vm-test-all.txt
 """
 
@@ -113,11 +113,12 @@ def main(words: list[str]) -> int:
     if words[:1] == ["record"] and len(words) in (2, 3):
         record(Path(words[1]), words[2] if len(words) == 3 else "")
         return 0
-    if words[:1] != ["table"] or len(words) != 3:
+    if words[:1] != ["table"] or len(words) not in (2, 3):
         print(__doc__, file=sys.stderr)
         return 2
     everything = read_record(RECORD.read_text()) if RECORD.exists() else {}
-    text, status = table(read_junit(Path(words[1])), read_junit(Path(words[2])), everything)
+    part = read_junit(Path(words[2])) if len(words) == 3 else {}
+    text, status = table(read_junit(Path(words[1])), part, everything)
     print(text)
     return status
 
