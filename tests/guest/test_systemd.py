@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from proto import cri_pb2 as pb
 from runtime.linux import processes
 from tests.guest.conftest import DROP_IN
@@ -116,13 +118,16 @@ def test_an_upgrade_in_place_touches_no_container(node: Node) -> None:
         run("systemctl", "daemon-reload")
 
 
-def test_a_containers_start_is_printed_beside_the_boot_of_its_guest(node: Node) -> None:
-    """No assertion on the ratio: the figures are for people, in vagrant/README.md."""
+def test_a_containers_start_is_printed_beside_the_boot_of_its_guest(
+    node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No assertion on the ratio: the figures are for people, in vagrant/RESULTS.md."""
     pod = node.run_pod()
     container = pod.create("sleep", "1000")
     began = time.monotonic()
     container.start()
     took = time.monotonic() - began
     boot = run("systemd-analyze", "time").splitlines()[0]
-    print(f"a container's start: {took * 1000:.0f} ms; {boot}")
+    with capsys.disabled():
+        print(f"\na container's start: {took * 1000:.0f} ms; {boot}")
     assert container.status().state == pb.CONTAINER_RUNNING
