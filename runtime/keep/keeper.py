@@ -281,6 +281,7 @@ class Keeper:
         record["keeper"] = self.name
         places.write_json(places.kept_file(self.state_dir, entry["id"]), record)
         container = KeptContainer(self.state_dir, record, self.loop)
+        container.log.mend()
         self.containers[container.id] = container
         if not record["tty"]:
             container.open_fifos()

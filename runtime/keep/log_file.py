@@ -122,6 +122,21 @@ class LogFile:
         if self._fd >= 0 and (records := lines.finish(self._clock.stamp())):
             self._write(records)
 
+    def mend(self) -> None:
+        """A keeper that was killed within a write(2) has left the beginning of a record, and what we append would
+        become its end. It is cut off: every line stays a record, and who has read it so far reads the line again."""
+        if self._fd < 0:
+            return
+        size = end = os.fstat(self._fd).st_size
+        while end > 0:
+            start = max(0, end - READ_BYTES)
+            newline = os.pread(self._fd, end - start, start).rfind(b"\n")
+            end = start + newline + 1
+            if newline >= 0:
+                break
+        if end < size:
+            os.ftruncate(self._fd, end)
+
     def reopen(self) -> None:
         """Open the path anew (the file was renamed away); on failure the old file goes on."""
         if self.path:
@@ -195,7 +210,7 @@ def _append(fd: int, records: bytes) -> _NotWritten | None:
 def _open(path: str) -> int:
     """Append to a regular file, made if missing. O_NOFOLLOW: a pod that mounts the log directory could otherwise turn
     its log into a link to any file of the host. O_NONBLOCK: nor may a FIFO there stop us."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:
         fd = os.open(path, flags, 0o640)
     except OSError as why:

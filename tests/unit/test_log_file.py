@@ -90,3 +90,15 @@ def test_a_log_that_is_a_link_is_refused(tmp_path) -> None:
     with pytest.raises(OSError, match="cannot open the log"):
         LogFile("c", str(tmp_path / "0.log"))
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("torn", [b"", b"2026-11-21T0", b"2026-11-21T00:00:00.000000000Z stdout P " + b"x" * 70000])
+@pytest.mark.parametrize("before", [b"", b"2026-11-21T00:00:00.000000000Z stdout F whole\n"])
+def test_a_record_that_a_killed_writer_left_unfinished_is_cut_off(tmp_path: Path, before: bytes, torn: bytes) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(before + torn)
+    log = LogFile("a", str(path))
+    log.mend()
+    log.take(Lines("stdout", 16384), b"next\n")
+    log.close()
+    assert joined(path.read_bytes()) == (b"whole\n" if before else b"") + b"next\n"
