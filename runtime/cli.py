@@ -384,7 +384,7 @@ def _fail(settings: Options, sentence: str, status: int) -> int:
     log_line(path, sentence, as_json=as_json)
     if as_json and not path:
         return status
-    sys.stderr.write(f"ketch-runtime: {sentence}\n")
+    sys.stderr.write(f"ketch-runtime: error: {sentence}\n")
     return status
 
 
@@ -410,6 +410,17 @@ def log_line(path: str, sentence: str, *, as_json: bool, level: str = "error") -
         sys.stderr.write(f"ketch-runtime: --log {path}: {error.strerror}\n")
 
 
+def debug(settings: Options, sentences: "Sequence[str]") -> None:
+    """With --debug: what was planned, in the log, or where there is none on stderr."""
+    if not (settings.flag("--debug") or settings.value("--log-level") == "debug"):
+        return
+    path, as_json = settings.value("--log"), settings.value("--log-format") == "json"
+    for sentence in sentences:
+        log_line(path, sentence, as_json=as_json, level="debug")
+        if not path and not as_json:
+            sys.stderr.write(f"ketch-runtime: debug: {sentence}\n")
+
+
 def _version() -> int:
     from runtime.version import SPEC_VERSION, VERSION
 
@@ -431,6 +442,7 @@ def _help(stream: "object") -> int:
         "  --root DIR              where containers are recorded (/run/ketch-runtime)",
         "  --log FILE              write errors and warnings there too",
         "  --log-format FORMAT     text or json",
+        "  --debug                 log every planned step too",
         "  --systemd-cgroup        have systemd make the cgroups; cgroupsPath is then SLICE:PREFIX:NAME",
         "  --cgroup-manager NAME   cgroupfs, systemd or disabled",
         "  --rootless VALUE        true, false or auto",

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import os
 
-from runtime import create_time, launch, lifecycle, record, remove
+from runtime import create_time, hooks, launch, lifecycle, record, remove
 from runtime.errors import CreateFailed, RuntimeFailure
-from runtime.hooks import HookFailed
 from runtime.inside import handshake, init
 from runtime.linux import cgroup, durable, fdpass, json_text, syscalls
 from runtime.linux.steps import StepFailed
@@ -95,7 +94,7 @@ def read_config(path: str) -> tuple[bytes, Config]:
     if data is None:
         raise RuntimeFailure(f"{path} does not exist (is --bundle right?)")
     try:
-        return data, parse.config(_with_notify_socket(json_text.loads(data)))
+        return data, parse.config(_with_sockets_of_systemd(json_text.loads(data)))
     except json_text.JSONError as error:
         raise RuntimeFailure(f"{path}: not JSON: {error}") from None
     except SpecError as error:
@@ -105,18 +104,26 @@ def read_config(path: str) -> tuple[bytes, Config]:
 NOTIFY_PATH = "/run/notify/notify.sock"
 
 
-def _with_notify_socket(raw: Any) -> Any:
-    """systemd's NOTIFY_SOCKET is offered to the program of a service: bound into the container, and named in its
-    environment. An abstract one (@) belongs to a network namespace and cannot be."""
+def _with_sockets_of_systemd(raw: Any) -> Any:
+    """What a service is given goes on to its program: NOTIFY_SOCKET, bound into the container, and LISTEN_FDS; both
+    named in its environment. An abstract NOTIFY_SOCKET (@) belongs to a network namespace and cannot be."""
     path = os.environ.get("NOTIFY_SOCKET", "")
-    if not path.startswith("/") or not isinstance(raw, dict) or not isinstance(raw.get("process"), dict):
+    has_notify = path.startswith("/") and os.path.exists(path)
+    if not (has_notify or "LISTEN_FDS" in os.environ) or not isinstance(raw, dict):
         return raw
-    mounts, env = raw.get("mounts") or [], raw["process"].get("env") or []
-    if not isinstance(mounts, list) or not isinstance(env, list) or not os.path.exists(path):
-        return raw
-    mount = {"destination": NOTIFY_PATH, "source": path, "options": ["bind", "nosuid", "nodev", "noexec"]}
-    process = raw["process"] | {"env": [*env, f"NOTIFY_SOCKET={NOTIFY_PATH}"]}
-    return raw | {"mounts": [*mounts, mount], "process": process}
+    process, mounts = raw.get("process"), raw.get("mounts") or []
+    if not isinstance(process, dict) or not isinstance(process.get("env") or [], list) or not isinstance(mounts, list):
+        return raw  # the parser will say what is wrong
+    env = list(process.get("env") or [])
+    if has_notify:
+        mount = {"destination": NOTIFY_PATH, "source": path, "options": ["bind", "nosuid", "nodev", "noexec"]}
+        mounts = [*mounts, mount]
+        env.append(f"NOTIFY_SOCKET={NOTIFY_PATH}")
+    if "LISTEN_FDS" in os.environ:
+        from runtime import activation
+
+        env += activation.variables()
+    return raw | {"mounts": mounts, "process": process | {"env": env}}
 
 
 def host_facts(layout: cgroup.Layout) -> container.HostFacts:
@@ -128,6 +135,10 @@ def host_facts(layout: cgroup.Layout) -> container.HostFacts:
 
 def plan_for(request: CreateRequest, config: Config, layout: cgroup.Layout) -> Plan:
     """Plan the container of this request; changes nothing."""
+    if os.geteuid() and config.namespace("user") is None and config.namespace("mnt") is not None:
+        from runtime import rootless
+
+        config = rootless.with_user_namespace(config)
     try:
         paths: dict[str, str] = {}
         scope = None
@@ -207,7 +218,7 @@ def _as_failure(error: BaseException) -> BaseException:
         return error
     if isinstance(error, handshake.Died):
         return CreateFailed(f"{error} (killed for memory? a limit too small for the set-up itself kills it)")
-    if isinstance(error, (handshake.InitFailed, HookFailed, StepFailed, OSError, ValueError)):
+    if isinstance(error, (handshake.InitFailed, hooks.HookFailed, StepFailed, OSError, ValueError)):
         return CreateFailed(str(error))
     return error
 
@@ -289,6 +300,8 @@ def _make_in(group: Group | None, request: CreateRequest, plan: Plan, entry: Rec
         birth.console_socket = fdpass.Socket(fileno=os.dup(request.console_fd))
     if plan.scope is not None and plan.scope.delegate and group is not None:
         birth.delegated = os.open(f"{group.paths[cgroup.UNIFIED]}/{plan.scope.delegate}/cgroup.procs", os.O_WRONLY)
+    if plan.all_hooks():
+        birth.hook_output = hooks.Output(plan.config.extensions)
     pid, channel = launch.clone_init(plan, birth, sibling=request.sibling)
     if birth.delegated >= 0:
         os.close(birth.delegated)
@@ -300,11 +313,16 @@ def _make_in(group: Group | None, request: CreateRequest, plan: Plan, entry: Rec
         _record_pid(entry, pid)
         if plan.moved_by_systemd:
             _have_moved(plan, pid)
-        launched = launch.bring_up(plan, pid, channel, lambda p, s: record.spec_state(entry, p, s))
+        launched = launch.bring_up(plan, pid, channel, lambda p, s: record.spec_state(entry, p, s), birth.hook_output)
     except BaseException:
         _reap(pid, sibling=request.sibling)
         raise
+    finally:
+        if birth.hook_output is not None:
+            birth.hook_output.close()
     _publish_pid(request, launched.pid)
+    if plan.config.extensions.pidfd_receiver:
+        send_pidfd(plan.config.extensions.pidfd_receiver, launched.pid)
     return Created(
         entry, plan, None if request.hold else launched.channel, [*plan.warnings, *launched.channel.warnings]
     )

@@ -16,10 +16,7 @@ ARCHITECTURES = (
     "AARCH64 ARM LOONGARCH64 M68K MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PARISC PARISC64 PPC PPC64 PPC64LE "
     "RISCV64 S390 S390X SH SHEB X32 X86 X86_64"
 )
-UNSAFE_ANNOTATIONS = (
-    "run.oci.keep_original_groups",
-    "run.oci.hooks.",
-)
+UNSAFE_ANNOTATIONS = ("run.oci.", "org.systemd.property.")
 
 
 def mount_option_names() -> list[str]:

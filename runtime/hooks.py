@@ -10,20 +10,50 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from runtime.spec.model import Hook
+    from runtime.spec.model import Extensions, Hook
 
 
 class HookFailed(Exception):
     """A hook did not end with status 0; the message names it and says how it ended."""
 
 
-def run(hook: Hook, state: str, *, stdout: int | None = None, stderr: int | None = None) -> None:
+class Output:
+    """Where hooks write to: where we do, or the files that crun's annotations name, opened while the host is there."""
+
+    __slots__ = ("fds",)
+
+    def __init__(self, extensions: Extensions) -> None:
+        self.fds: dict[int, int] = {}
+        for target, path in ((1, extensions.hooks_stdout), (2, extensions.hooks_stderr)):
+            if path:
+                self.fds[target] = _open(path)
+
+    def close(self) -> None:
+        for fd in self.fds.values():
+            os.close(fd)
+        self.fds = {}
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise HookFailed(f"annotations: cannot open {path} for the output of hooks: {error.strerror}") from None
+
+
+def run(hook: Hook, state: str, output: Output | None = None) -> None:
     """Run one hook to its end or its timeout."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     told, telling = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        _child(hook, reading, telling, stdout, stderr)
+        _child(hook, reading, telling, output)
     os.close(reading)
     os.close(telling)
     try:
@@ -43,24 +73,22 @@ def run(hook: Hook, state: str, *, stdout: int | None = None, stderr: int | None
         raise HookFailed(f"{hook.where}: {hook.path} ended with exit status {code}")
 
 
-def run_all(several: Sequence[Hook], state: dict[str, object]) -> None:
+def run_all(several: Sequence[Hook], state: dict[str, object], output: Output) -> None:
     """Hooks of one point, in order; the first failure ends it."""
     from runtime.linux import json_text
 
     text = json_text.dumps(state)
     for hook in several:
-        run(hook, text)
+        run(hook, text, output)
 
 
-def _child(hook: Hook, reading: int, telling: int, stdout: int | None, stderr: int | None) -> None:
+def _child(hook: Hook, reading: int, telling: int, output: Output | None) -> None:
     try:
         from runtime.linux import syscalls
 
         os.dup2(reading, 0)
-        if stdout is not None:
-            os.dup2(stdout, 1)
-        if stderr is not None:
-            os.dup2(stderr, 2)
+        for target, fd in output.fds.items() if output is not None else ():
+            os.dup2(fd, target)
         os.set_inheritable(0, True)  # noqa: FBT003
         syscalls.close_range(3, flags=4)
         syscalls.reset_signals()

@@ -74,10 +74,11 @@ class JoinRequest:
 class Joined:
     """A process that runs in the container."""
 
-    __slots__ = ("pid", "warnings")
+    __slots__ = ("pid", "plan", "warnings")
 
-    def __init__(self, pid: int, warnings: list[str]) -> None:
+    def __init__(self, pid: int, plan: joiner.JoinPlan, warnings: list[str]) -> None:
         self.pid = pid
+        self.plan = plan
         self.warnings = warnings
 
 
@@ -174,10 +175,15 @@ def _join(request: JoinRequest, entry: Record, config: Config, process: Process,
         from runtime import seccomp_agent
 
         agent = seccomp_agent.Agent(config.linux.seccomp)
-    if request.here and not userns:
-        pid, channel = _clone_from_here(plan, birth, entry, pidfd)
-    else:
-        pid, channel = _clone(plan, birth, entry, pidfd, sibling=request.sibling)
+    before = _take_affinity(process.cpu_affinity_initial)
+    try:
+        if request.here and not userns:
+            pid, channel = _clone_from_here(plan, birth, entry, pidfd)
+        else:
+            pid, channel = _clone(plan, birth, entry, pidfd, sibling=request.sibling)
+    finally:
+        if before:
+            os.sched_setaffinity(0, before)
     if birth.console_socket is not None:
         birth.console_socket.close()
     try:
@@ -191,7 +197,17 @@ def _join(request: JoinRequest, entry: Record, config: Config, process: Process,
         raise
     finally:
         channel.close()
-    return Joined(pid, warnings + channel.warnings)
+    return Joined(pid, plan, warnings + channel.warnings)
+
+
+def _take_affinity(cpus: str) -> set[int]:
+    """For the child to be born with: in the container's cgroups it may be too late for CPUs that its cpuset has not.
+    Gives what we had ourselves."""
+    if not cpus:
+        return set()
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, parse.cpu_numbers(cpus))
+    return before
 
 
 def foreign_namespaces(pid: int) -> int:

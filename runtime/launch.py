@@ -286,7 +286,13 @@ def _map_by_helper(kind: str, pid: int, ranges: Sequence[IDMapping]) -> None:
 # --- the conversation ---
 
 
-def bring_up(plan: Plan, pid: int, channel: ParentEnd, state: Callable[[int, str], dict[str, object]]) -> Launched:
+def bring_up(
+    plan: Plan,
+    pid: int,
+    channel: ParentEnd,
+    state: Callable[[int, str], dict[str, object]],
+    output: hooks.Output | None,
+) -> Launched:
     """From birth to `created`: mappings, hooks, network devices. `state` gives the spec's state of this pid."""
     started = processes.start_time(pid)
     if "user" in plan.namespaces.new:
@@ -302,22 +308,12 @@ def bring_up(plan: Plan, pid: int, channel: ParentEnd, state: Callable[[int, str
         text = json_text.dumps(state(pid, "creating"))
         # prestart hooks are from before `creating` was a status: crun tells them `created`, and they may look.
         old_text = json_text.dumps(state(pid, "created"))
-        out, err = hook_outputs(plan)
         for hook in plan.hooks.prestart:
-            hooks.run(hook, old_text, stdout=out, stderr=err)
+            hooks.run(hook, old_text, output)
         for hook in plan.hooks.create_runtime:
-            hooks.run(hook, text, stdout=out, stderr=err)
+            hooks.run(hook, text, output)
         channel.socket.send(handshake.HOOKS_DONE + text.encode())
     channel.expect(handshake.CREATED)
     if started is None:
         raise handshake.Died("the init process died while it was being set up")
     return Launched(pid, started, channel)
-
-
-def hook_outputs(plan: Plan) -> tuple[int | None, int | None]:
-    """crun's annotations that send the output of hooks to files."""
-    fds: list[int | None] = []
-    for name in ("run.oci.hooks.stdout", "run.oci.hooks.stderr"):
-        path = plan.config.annotations.get(name)
-        fds.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if path else None)
-    return fds[0], fds[1]

@@ -54,7 +54,7 @@ def start(root: str, container_id: str) -> None:
 
 def agent_for(config: bytes) -> Agent | None:
     """A connection to the agent that wants this container's seccomp listener, if there is one."""
-    if b'"listenerPath"' not in config:
+    if b'"listenerPath"' not in config and b'"run.oci.seccomp.receiver"' not in config:
         return None
     from runtime import seccomp_agent, seccomp_filter
     from runtime.linux import json_text
@@ -88,7 +88,8 @@ def poststart(entry: Record, config: Config) -> None:
     from runtime import hooks, remove
 
     try:
-        hooks.run_all(config.hooks.poststart, record.spec_state(entry, entry.pid, "running"))
+        with hooks.Output(config.extensions) as output:
+            hooks.run_all(config.hooks.poststart, record.spec_state(entry, entry.pid, "running"), output)
     except hooks.HookFailed as error:
         remove.kill_everything(entry)
         raise RuntimeFailure(f"{error}; the container was stopped") from None

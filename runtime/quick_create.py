@@ -97,6 +97,8 @@ def _check(plan: Plan) -> None:
         or plan.config.linux.net_devices
         or plan.config.linux.personality is not None
         or plan.config.linux.memory_policy is not None
+        or plan.config.extensions.pidfd_receiver
+        or any(step.destination == "/" for step in plan.mounts)
         or not joined <= {"net", "ipc", "uts"}
         or not container.fits_seed(plan)
     ):

@@ -90,8 +90,10 @@ def _poststop(entry: Record) -> None:
     from runtime.spec import parse
 
     state = json_text.dumps(record.spec_state(entry, 0, "stopped"))
-    for hook in parse.config(json_text.loads(data)).hooks.poststop:
+    config = parse.config(json_text.loads(data))
+    for hook in config.hooks.poststop:
         try:
-            hooks.run(hook, state)
+            with hooks.Output(config.extensions) as output:
+                hooks.run(hook, state, output)
         except (hooks.HookFailed, OSError) as error:
             sys.stderr.write(f"ketch-runtime: warning: {error}\n")

@@ -49,6 +49,8 @@ def flags_of(profile: Seccomp) -> int:
 
 
 def _program(profile: Seccomp, cache: str) -> bytes:
+    if profile.program:
+        return profile.program
     path = f"{cache}/{_key(profile)}"
     try:
         program = durable.read(path)
@@ -70,6 +72,7 @@ def _key(profile: Seccomp) -> str:
     from _blake2 import blake2b
 
     parts: list[object] = [profile.default_action, profile.default_errno_ret, profile.architectures, os.uname().machine]
+    parts += [True] if profile.fail_unknown else []
     parts += [
         (r.names, r.action, r.errno_ret, [(a.index, a.value, a.value_two, a.op) for a in r.args])
         for r in profile.syscalls
@@ -108,6 +111,7 @@ def _compile(profile: Seccomp) -> bytes:
             profile.architectures,
             [_rule(rule) for rule in profile.syscalls],
             unknown_is_enosys=not permissive and profile.default_errno_ret != seccomp.ENOSYS,
+            fail_unknown=profile.fail_unknown,
         )
     except seccomp.CompileFailed as error:
         raise RuntimeFailure(f"config.json: linux.seccomp: {error}") from None

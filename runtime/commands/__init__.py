@@ -34,3 +34,12 @@ def rootless(settings: "Options") -> bool:
     """Whether what needs real privilege is left out."""
     value = settings.value("--rootless", default="auto")
     return value == "true" or (value == "auto" and posix.geteuid() != 0)
+
+
+def listen_fds() -> int:
+    """How many sockets of systemd's go on to the container."""
+    if b"LISTEN_FDS" not in posix.environ:
+        return 0
+    from runtime import activation
+
+    return activation.count()

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from runtime import commands as meaning
 from runtime import joining
-from runtime.cli import Wrong
+from runtime.cli import Wrong, debug
 from runtime.errors import RuntimeFailure
+from runtime.inside import join as joiner
 from runtime.linux import durable, json_text
 
 TYPE_CHECKING = False
@@ -22,9 +23,9 @@ def exec(settings: Options, options: Options) -> int:
 
     root = meaning.root(settings)
     entry = record.load(root, options.arguments[0])
-    request = joining.JoinRequest(root, entry.id, _process(entry, options))
+    request = joining.JoinRequest(root, entry.id, _with_sockets(_process(entry, options)))
     request.console_socket = options.value("--console-socket")
-    request.preserve_fds = options.integer("--preserve-fds", high=1 << 20) or 0
+    request.preserve_fds = (options.integer("--preserve-fds", high=1 << 20) or 0) + meaning.listen_fds()
     request.ignore_paused = options.flag("--ignore-paused")
     request.cgroup_path = _sub_groups(options)
     detach = options.flag("--detach", "-d")
@@ -36,6 +37,7 @@ def exec(settings: Options, options: Options) -> int:
             raise RuntimeFailure("a terminal with --detach needs --console-socket to hand it over")
         terminal, request.console_fd = own_terminal.make_offer()
     joined = joining.join(request)
+    debug(settings, ["joining process: " + sentence for sentence in joiner.describe(joined.plan)])
     _publish(options, joined.pid)
     if detach:
         return 0
@@ -46,6 +48,15 @@ def exec(settings: Options, options: Options) -> int:
     from runtime import attending
 
     return attending.wait_passing_signals(joined.pid)
+
+
+def _with_sockets(process: Any) -> Any:
+    """With the variables that tell of systemd's sockets."""
+    if not meaning.listen_fds() or not isinstance(process, dict) or not isinstance(process.get("env") or [], list):
+        return process
+    from runtime import activation
+
+    return process | {"env": [*(process.get("env") or []), *activation.variables()]}
 
 
 def _publish(options: Options, pid: int) -> None:

@@ -36,16 +36,10 @@ def request_from(settings: Options, options: Options) -> CreateRequest:
     request.options = CreateOptions(
         no_pivot=options.flag("--no-pivot"),
         no_new_keyring=options.flag("--no-new-keyring"),
-        preserve_fds=(options.integer("--preserve-fds", high=1 << 20) or 0) + listen_fds(),
+        preserve_fds=(options.integer("--preserve-fds", high=1 << 20) or 0) + meaning.listen_fds(),
         rootless=meaning.rootless(settings),
     )
     return request
-
-
-def listen_fds() -> int:
-    """Sockets that systemd handed to us (LISTEN_FDS) go on to the container."""
-    text = posix.environ.get(b"LISTEN_FDS", b"")
-    return int(text) if text.isdigit() else 0
 
 
 def create(settings: Options, options: Options) -> int:
@@ -58,9 +52,12 @@ def create(settings: Options, options: Options) -> int:
 
 
 def show_warnings(settings: Options, created: Created) -> None:
-    """What the user should know although it works."""
-    from runtime.cli import log_line
+    """What the user should know although it works; with --debug, all that was planned."""
+    from runtime.cli import debug, log_line
+    from runtime.plan import container
 
+    if settings.given("--debug", "--log-level"):
+        debug(settings, [f"{phase}: {sentence}" for phase, sentence in container.describe(created.plan)])
     for sentence in created.warnings:
         path = settings.value("--log")
         if path:

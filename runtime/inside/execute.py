@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
@@ -99,14 +98,9 @@ def close_all_but(kept: set[int], first: int) -> None:
 
 
 def close_on_exec(kept: int) -> None:
-    """Nothing of ours survives execve but stdio and what --preserve-fds names."""
+    """Nothing survives execve but stdio and what --preserve-fds names. Of those numbers the caller's stay open as they
+    came; ours close, where he named more than he gave."""
     syscalls.close_range(3 + kept, flags=lib.CLOSE_RANGE_CLOEXEC)
-    for fd in range(3, 3 + kept):
-        try:
-            os.set_inheritable(fd, True)  # noqa: FBT003
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
 
 
 def execute(path: str, argv: Sequence[str], environ: Sequence[str], filter_: Filter | None) -> NoReturn:

@@ -46,6 +46,7 @@ class Launch:
     socket that receives the terminal's master; `stdio`: descriptors to become 0, 1, 2 (None: those of the parent stay).
     `seed`: a nearly empty mount namespace to start from instead of a copy of the host's (1.5 us per mount), or -1.
     `delegated`: the cgroup.procs of a group beneath its own that it moves to (run.oci.delegate-cgroup), or -1.
+    `hook_output`: files for what hooks write.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class Launch:
         "filter",
         "foreign",
         "group",
+        "hook_output",
         "host_namespaces",
         "keyring",
         "listener",
@@ -74,6 +76,7 @@ class Launch:
         self.notify: tuple[str, str] | None = None
         self.seed = -1
         self.delegated = -1
+        self.hook_output: hooks.Output | None = None
 
 
 def seal(*, terminal: bool) -> None:
@@ -248,7 +251,7 @@ def _build(plan: Plan, context: Context, launch: Launch) -> None:
     if process is not None and process.terminal:
         _open_console(plan, context, launch)
     for hook in plan.hooks.create_container:
-        hooks.run(hook, context.hooks_state)
+        hooks.run(hook, context.hooks_state, launch.hook_output)
     run_steps((*plan.names, *plan.masks, plan.pivot), context)
     os.close(context.root)
     context.root = -1
@@ -262,6 +265,8 @@ def _let_go_of_the_host(plan: Plan, channel: ChildEnd, launch: Launch, context: 
         kept.add(launch.listener.fileno())
     if launch.filter is not None and launch.filter.mailbox is not None:
         kept.add(launch.filter.mailbox)
+    if launch.hook_output is not None and plan.hooks.start_container:
+        kept.update(launch.hook_output.fds.values())
     execute.close_all_but(kept, 3 + plan.options.preserve_fds)
 
 
@@ -329,7 +334,9 @@ def _start(plan: Plan, context: Context, launch: Launch, path: str, answer: Chil
         raise execute.ExecFailed("config.json: process: missing; there is nothing to start")
     context.channel = answer
     for hook in plan.hooks.start_container:
-        hooks.run(hook, context.hooks_state)
+        # As from runc and crun, not of the specification: without an environment of its own it has the program's.
+        own = hook if hook.env else hook.changed(env=tuple(context.environ))
+        hooks.run(own, context.hooks_state, launch.hook_output)
     uid = process.uid
     if launch.stdio is not None:
         for target, fd in enumerate(launch.stdio):

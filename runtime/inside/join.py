@@ -41,6 +41,15 @@ class JoinPlan(Frozen):
     subreaper: bool = False
 
 
+def describe(plan: JoinPlan) -> list[str]:
+    """What becomes of the process, in order."""
+    initial, final = (
+        [SetAffinity(cpus).describe()] if cpus else []
+        for cpus in (plan.process.cpu_affinity_initial, plan.process.cpu_affinity_final)
+    )
+    return [*initial, *(step.describe() for step in (*plan.process_steps, *plan.confinement)), *final]
+
+
 def middle(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, pidfd: int, writing: int) -> NoReturn:
     """Enter everything, then clone the joiner as our sibling and tell its pid."""
     init.guard(channel, lambda: _middle(plan, channel, launch, pidfd, writing))
@@ -57,8 +66,6 @@ def _middle(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, pidfd: int, 
     syscalls.prctl(lib.PR_SET_DUMPABLE, 0)
     if launch.group is not None:
         launch.group.enter()
-    if plan.process.cpu_affinity_initial:
-        SetAffinity(plan.process.cpu_affinity_initial).apply(_bare_context(channel, plan))
     if plan.namespace_flags:
         syscalls.setns(pidfd, plan.namespace_flags)
     os.close(pidfd)
@@ -93,8 +100,6 @@ def _run(plan: JoinPlan, channel: ChildEnd, launch: init.Launch, tasks: list[int
     for fd in tasks:
         os.write(fd, b"0")
         os.close(fd)
-    if plan.process.cpu_affinity_initial:
-        SetAffinity(plan.process.cpu_affinity_initial).apply(_bare_context(channel, plan))
     _join(plan, channel, launch)
 
 

@@ -3,7 +3,7 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, dataclass_transform
+    from typing import Any, Self, dataclass_transform
 else:
 
     def dataclass_transform(**_):
@@ -36,6 +36,10 @@ class Frozen(metaclass=_FrozenType):
                 raise TypeError(f"{type(self).__name__} lacks {field}")
         if values:
             raise TypeError(f"{type(self).__name__} has no {', '.join(values)}")
+
+    def changed(self, **fields: "Any") -> "Self":
+        """The same with other values in some fields."""
+        return type(self)(**{name: getattr(self, name) for name in self.__slots__} | fields)  # type: ignore[attr-defined]
 
     def __setattr__(self, name: str, value: "Any") -> None:
         raise AttributeError(f"{type(self).__name__} is frozen")

@@ -54,13 +54,21 @@ def architecture(name: str) -> int:
 
 
 def compile_filter(
-    default: int, architectures: Sequence[str], rules: Sequence[Rule], *, unknown_is_enosys: bool
+    default: int,
+    architectures: Sequence[str],
+    rules: Sequence[Rule],
+    *,
+    unknown_is_enosys: bool,
+    fail_unknown: bool = False,
 ) -> bytes:
-    """The program in 8-byte instructions. Names that no architecture knows are left out, as every runtime does.
+    """The program in 8-byte instructions. Names that no architecture knows are left out, as every runtime does, unless
+    fail_unknown says that they are mistakes.
 
     With unknown_is_enosys, calls newer than any the profile mentions answer ENOSYS: programs probe for new calls and
     fall back on that errno only, and a profile written before a call existed says nothing about it.
     """
+    if fail_unknown:
+        _check_names(rules)
     context = lib.seccomp_init(default)
     if context == ffi.NULL:
         raise CompileFailed(f"the default action {default:#x} is not valid")
@@ -89,6 +97,13 @@ def _add_architectures(context: object, names: Sequence[str]) -> list[int]:
             raise CompileFailed(f"cannot add architecture {name}: {os.strerror(-result)}")
         tokens.append(token)
     return tokens
+
+
+def _check_names(rules: Sequence[Rule]) -> None:
+    for rule in rules:
+        for name in rule.names:
+            if lib.seccomp_syscall_resolve_name(name.encode()) == lib.__NR_SCMP_ERROR:
+                raise CompileFailed(f"libseccomp {version()} knows no system call {name!r}")
 
 
 def _add_rule(context: object, rule: Rule) -> None:

@@ -147,7 +147,12 @@ def build(
     mappings = (linux.uid_mappings, linux.gid_mappings)
     label, label_warnings = _mount_label(linux)
     mounts = mount_plan.plan_mounts(
-        config.mounts, bundle=bundle, cgroup=view, mount_label=label, user_mappings=mappings
+        config.mounts,
+        bundle=bundle,
+        cgroup=view,
+        mount_label=(config.extensions.mount_context_type, label) if label else None,
+        user_mappings=mappings,
+        systemd_v1_at=config.extensions.systemd_v1_at,
     )
     process_steps, confinement, sets, warnings = _plan_process(config, host, userns=userns)
     return Plan(
@@ -189,7 +194,7 @@ def device_rules(config: Config) -> tuple[DeviceRule, ...]:
 
 def filters(seccomp: Seccomp) -> bool:
     """A profile that allows everything is no filter."""
-    return bool(seccomp.syscalls) or seccomp.default_action != "SCMP_ACT_ALLOW"
+    return bool(seccomp.syscalls or seccomp.program) or seccomp.default_action != "SCMP_ACT_ALLOW"
 
 
 def plan_namespaces(config: Config) -> NamespacePlan:
@@ -290,15 +295,7 @@ def _plan_process(
 ) -> tuple[list[Step], list[Step], CapabilitySets | None, list[str]]:
     if config.process is None:
         return [], [], None, []
-    steps, confinement, sets, warnings = plan_joining(config, config.process, host, userns=userns)
-    extra: list[Step] = []
-    if config.linux.personality is not None:
-        extra.append(identity.SetPersonality(config.linux.personality[0]))
-        if config.linux.personality[1]:
-            raise SpecError("linux.personality.flags", "no flags are defined for it")
-    if config.linux.memory_policy is not None:
-        extra.append(identity.SetMemoryPolicy(check_policy(config.linux.memory_policy)))
-    return steps + extra, confinement, sets, warnings
+    return plan_joining(config, config.process, host, userns=userns)
 
 
 def check_policy(policy: MemoryPolicy) -> MemoryPolicy:
@@ -318,10 +315,22 @@ def plan_joining(
         process,
         sets,
         seccomp=config.linux.seccomp is not None,
-        keep_groups=config.annotations.get("run.oci.keep_original_groups") == "1",
+        keep_groups=config.extensions.keep_original_groups,
         mappings=(config.linux.uid_mappings, config.linux.gid_mappings),
     )
-    return identity.plan_process(process), confinement, sets, warnings
+    return identity.plan_process(process) + _plan_domain(config.linux), confinement, sets, warnings
+
+
+def _plan_domain(linux: Linux) -> list[Step]:
+    """What every process of the container has, and the section of a single one does not name."""
+    steps: list[Step] = []
+    if linux.personality is not None:
+        steps.append(identity.SetPersonality(linux.personality[0]))
+        if linux.personality[1]:
+            raise SpecError("linux.personality.flags", "no flags are defined for it")
+    if linux.memory_policy is not None:
+        steps.append(identity.SetMemoryPolicy(check_policy(linux.memory_policy)))
+    return steps
 
 
 def needs_host(step: Step) -> bool:

@@ -256,7 +256,8 @@ class SetAffinity(Step):
         self.cpus = cpus
 
     def describe(self) -> str:
-        return f"run on CPUs {self.cpus}"
+        mask = sum(1 << number for number in cpu_numbers(self.cpus))
+        return f"run on CPUs {self.cpus} (affinity: {mask:#x})"
 
     def apply(self, context: Context) -> None:  # noqa: ARG002
         os.sched_setaffinity(0, cpu_numbers(self.cpus))

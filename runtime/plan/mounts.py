@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runtime.spec.model import IDMapping, Mount
 
     UserMappings = tuple[tuple[IDMapping, ...], tuple[IDMapping, ...]]
+    MountLabel = tuple[str, str] | None  # SELinux's option, such as context, and the label
 
 # What lxcfs and others may put over files of procfs; anything else there could blind or fool what trusts it.
 PROC_ALLOWED = (
@@ -39,14 +40,31 @@ PROC_ALLOWED = (
 )
 # Their superblock is the kernel's or shared: read-only is the mount's business alone.
 SHARED_SUPERBLOCK = ("proc", "sysfs", "cgroup", "cgroup2", "mqueue", "devpts", "tmpfs")
+NO_ROOT = ("proc", "sysfs", "cgroup", "cgroup2", "mqueue", "devpts")
 FSCONFIG_LIMIT = 255
 
 
 def plan_mounts(
-    entries: tuple[Mount, ...], *, bundle: str, cgroup: CgroupView, mount_label: str, user_mappings: UserMappings
+    entries: tuple[Mount, ...],
+    *,
+    bundle: str,
+    cgroup: CgroupView,
+    mount_label: MountLabel,
+    user_mappings: UserMappings,
+    systemd_v1_at: str,
 ) -> list[MountStep]:
     """The steps for the mounts section, in its order."""
-    return [_plan_one(entry, bundle, cgroup, mount_label, user_mappings) for entry in entries]
+    steps = [_plan_one(entry, bundle, cgroup, mount_label, user_mappings) for entry in entries]
+    if systemd_v1_at and cgroup.v2:
+        steps = [_systemd_v1(step, systemd_v1_at) for step in steps]
+    return steps
+
+
+def _systemd_v1(step: MountStep, destination: str) -> MountStep:
+    """For a systemd inside that is too old for cgroup2: the one v1 hierarchy that it needs, without controllers."""
+    if step.destination != os.path.normpath(destination):
+        return step
+    return NamedHierarchyMount(step.destination, step.options)
 
 
 class CgroupView:
@@ -60,7 +78,7 @@ class CgroupView:
         self.namespace = namespace
 
 
-def _plan_one(entry: Mount, bundle: str, cgroup: CgroupView, label: str, mappings: UserMappings) -> MountStep:
+def _plan_one(entry: Mount, bundle: str, cgroup: CgroupView, label: MountLabel, mappings: UserMappings) -> MountStep:
     options = mount_options.read(entry.options)
     destination = os.path.normpath("/" + entry.destination.lstrip("/"))  # normpath would keep two slashes
     _check_destination(entry, destination, bind=options.bind or entry.kind == "bind")
@@ -81,10 +99,8 @@ def _plan_one(entry: Mount, bundle: str, cgroup: CgroupView, label: str, mapping
 
 
 def _check_destination(entry: Mount, destination: str, *, bind: bool) -> None:
-    if destination == "/":
-        raise SpecError(
-            entry.where + ".destination", "cannot mount on the root of the container; use root.path for that"
-        )
+    if destination == "/" and not bind and entry.kind in NO_ROOT:
+        raise SpecError(entry.where + ".destination", f"{entry.kind} cannot be the root of the container")
     if (
         destination.startswith("/proc/")
         and destination not in PROC_ALLOWED
@@ -106,14 +122,14 @@ def _idmap(entry: Mount, options: MountOptions, user: UserMappings) -> UserMappi
     if entry.uid_mappings:
         return entry.uid_mappings, entry.gid_mappings
     if "=" in options.idmap:
-        return _inline_mappings(entry, options.idmap.partition("=")[2])
+        return _inline_mappings(entry, options.idmap.partition("=")[2], user)
     if not user[0]:
         raise SpecError(entry.where, "idmap without mappings means those of the user namespace, and there is none")
     return user
 
 
-def _inline_mappings(entry: Mount, text: str) -> UserMappings:
-    """crun's form: uids=0-1000-10#20-2000-5;gids=…"""
+def _inline_mappings(entry: Mount, text: str, user: UserMappings) -> UserMappings:
+    """crun's form: uids=0-1000-10#20-2000-5;gids=… A host id after @ is one of the container's user namespace."""
     from runtime.spec.model import IDMapping
 
     found: dict[str, list[IDMapping]] = {"uids": [], "gids": []}
@@ -126,8 +142,17 @@ def _inline_mappings(entry: Mount, text: str) -> UserMappings:
             if len(numbers) != 3 or not all(number.isdigit() for number in numbers):
                 raise SpecError(entry.where + ".options", f"idmap: expected inside-host-size, got {words!r}")
             inside, host, size = map(int, numbers)
+            if words.startswith("@"):
+                host = _outside(entry, host, user[kind == "gids"])
             found[kind].append(IDMapping(inside=inside, host=host, size=size))
     return tuple(found["uids"]), tuple(found["gids"])
+
+
+def _outside(entry: Mount, inside: int, ranges: tuple[IDMapping, ...]) -> int:
+    for one in ranges:
+        if one.inside <= inside < one.inside + one.size:
+            return one.host + inside - one.inside
+    raise SpecError(entry.where + ".options", f"idmap: @: {inside} is not mapped in the user namespace")
 
 
 class MountStep(Step):
@@ -151,16 +176,29 @@ class MountStep(Step):
         """Open what the host has and the container will not."""
 
     def _attach(self, context: Context, tree: mounts.Tree, *, directory: bool) -> None:
+        if self.destination == "/":
+            self._become_root(context, tree)
+        else:
+            self._attach_beneath(context, tree, directory=directory)
+        if self.options.propagation:
+            kind = self.options.propagation & ~lib.MS_REC
+            recursive = bool(self.options.propagation & lib.MS_REC)
+            syscalls.mount_setattr(tree.fd, propagation=kind, recursive=recursive)
+
+    def _become_root(self, context: Context, tree: mounts.Tree) -> None:
+        """Over the root, and the root from now on: an id-mapped one, or a throw-away layer over a read-only one."""
+        if not stat.S_ISDIR(os.fstat(tree.fd).st_mode):
+            raise ValueError("what is mounted on / is not a directory")
+        tree.attach("", context.root)
+        os.dup2(tree.fd, context.root, inheritable=False)
+
+    def _attach_beneath(self, context: Context, tree: mounts.Tree, *, directory: bool) -> None:
         target = self._target(context, directory=directory)
         try:
             _refuse_proc(target, self.destination, tree)
             tree.attach("", target)
         finally:
             os.close(target)
-        if self.options.propagation:
-            kind = self.options.propagation & ~lib.MS_REC
-            recursive = bool(self.options.propagation & lib.MS_REC)
-            syscalls.mount_setattr(tree.fd, propagation=kind, recursive=recursive)
 
     def _target(self, context: Context, *, directory: bool) -> int:
         if self.options.target_nofollow:
@@ -274,7 +312,7 @@ class FilesystemMount(MountStep):
 
     __slots__ = ("kind", "label", "source")
 
-    def __init__(self, destination: str, kind: str, source: str, options: MountOptions, label: str) -> None:
+    def __init__(self, destination: str, kind: str, source: str, options: MountOptions, label: MountLabel) -> None:
         super().__init__(destination, options)
         self.kind = kind
         self.source = source
@@ -315,7 +353,7 @@ class FilesystemMount(MountStep):
         except FileNotFoundError:
             return
         if not stat.S_ISDIR(mode):
-            raise ValueError(f"{self.destination} in the root file system is not a directory")
+            raise ValueError(f"{self.kind} must be mounted on ordinary directory, and {self.destination} is none")
 
     def _pairs(self) -> list[tuple[str, str | None]]:
         options = self.options
@@ -328,7 +366,7 @@ class FilesystemMount(MountStep):
             else:
                 pairs.append((key, value))
         if self.label and self.kind not in ("proc", "sysfs", "mqueue"):
-            pairs.append(("context", self.label))
+            pairs.append(self.label)
         return pairs
 
     def _make(self) -> mounts.Tree:
@@ -370,6 +408,25 @@ class FilesystemMount(MountStep):
             syscalls.mount(self.source or self.kind, f"/proc/self/fd/{target}", self.kind, flags, data)
         finally:
             os.close(target)
+
+
+class NamedHierarchyMount(MountStep):
+    """A tmpfs with the v1 hierarchy name=systemd in it. The host must have that mounted: a user namespace may not be
+    the first to do so."""
+
+    __slots__ = ()
+
+    def describe(self) -> str:
+        return f"mount the cgroup v1 hierarchy name=systemd beneath {self.destination}{self._words()}"
+
+    def apply(self, context: Context) -> None:
+        attributes = self.options.set_ & ~lib.MOUNT_ATTR_RDONLY
+        with mounts.make("tmpfs", [("size", "1024k"), ("mode", "755")], attributes=attributes, source="tmpfs") as top:
+            self._attach(context, top, directory=True)
+            os.mkdir("systemd", 0o755, dir_fd=top.fd)
+            options: list[tuple[str, str | None]] = [("none", None), ("name", "systemd"), ("xattr", None)]
+            with mounts.make("cgroup", options, attributes=self.options.set_, source="cgroup") as hierarchy:
+                hierarchy.attach("systemd", top.fd)
 
 
 class CgroupMount(MountStep):

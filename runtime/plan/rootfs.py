@@ -84,10 +84,20 @@ class BindRoot(Step):
         tree = context.trees.pop(self)
         private = context.shared_root or self.host_mounts
         syscalls.mount_setattr(tree.fd, propagation=lib.MS_PRIVATE if private else lib.MS_SLAVE)
-        target = os.open(context.root_at or self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        target = self._place(context)
         tree.attach("", target)
         os.close(target)
         context.root = tree.fd
+
+    def _place(self, context: Context) -> int:
+        """Over itself, where hooks look for it; over / where the ids of a user namespace may not walk to it."""
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        try:
+            return os.open(context.root_at or self.path, flags)
+        except PermissionError:
+            if not context.userns:
+                raise
+            return os.open("/", flags)
 
 
 class MakeDirectory(Step):

@@ -221,6 +221,20 @@ class Resources(Frozen):
     unified: Mapping[str, str]
 
 
+class Extensions(Frozen):
+    """What crun's annotations ask for beside the specification."""
+
+    keep_original_groups: bool = False
+    hooks_stdout: str = ""
+    hooks_stderr: str = ""
+    pidfd_receiver: str = ""
+    seccomp_receiver: str = ""
+    seccomp_fail_unknown: bool = False
+    seccomp_program: bytes = b""
+    mount_context_type: str = "context"
+    systemd_v1_at: str = ""
+
+
 class SyscallArgument(Frozen):
     """One condition on an argument of a system call."""
 
@@ -249,6 +263,8 @@ class Seccomp(Frozen):
     listener_path: str
     listener_metadata: str
     syscalls: tuple[SyscallRule, ...]
+    fail_unknown: bool = False
+    program: bytes = b""
 
 
 class MemoryPolicy(Frozen):
@@ -291,6 +307,7 @@ class Config(Frozen):
     domainname: str
     hooks: Hooks
     annotations: Mapping[str, str]
+    extensions: Extensions
     linux: Linux
 
     def namespace(self, kind: str) -> Namespace | None:

@@ -29,6 +29,8 @@ def config(raw: Any) -> model.Config:
     if not isinstance(raw, dict):
         raise SpecError("", f"expected a JSON object, got {shown(raw)}")
     top = Object(raw, "")
+    annotations = top.string_map("annotations")
+    extensions = _extensions(annotations)
     return model.Config(
         oci_version=_version(top),
         root=_root(top),
@@ -37,9 +39,18 @@ def config(raw: Any) -> model.Config:
         hostname=top.string("hostname"),
         domainname=top.string("domainname"),
         hooks=_hooks(top.object("hooks")),
-        annotations=top.string_map("annotations"),
-        linux=_linux(top.object("linux")),
+        annotations=annotations,
+        extensions=extensions,
+        linux=_linux(top.object("linux"), extensions),
     )
+
+
+def _extensions(annotations: Mapping[str, str]) -> model.Extensions:
+    if not any(name.startswith("run.oci.") for name in annotations):
+        return model.Extensions()
+    from runtime.spec import extensions
+
+    return extensions.read(annotations)
 
 
 def _version(top: Object) -> str:
@@ -131,11 +142,14 @@ def process(item: Object) -> model.Process:
 
 
 def _environment(item: Object) -> tuple[str, ...]:
-    env = item.strings("env")
-    for index, entry in enumerate(env):
-        if "=" not in entry or entry.startswith("="):
+    """Of a name that is given twice the last value counts; programs would look at the first one."""
+    env: dict[str, str] = {}
+    for index, entry in enumerate(item.strings("env")):
+        name, equals, _ = entry.partition("=")
+        if not name or not equals:
             raise SpecError(f"{item.at('env')}[{index}]", f"expected KEY=value, got {shown(entry)}")
-    return env
+        env[name] = entry
+    return tuple(env.values())
 
 
 def _cpu_list(item: Object, key: str) -> str:
@@ -260,7 +274,7 @@ def _hook_list(owner: Object, key: str) -> tuple[model.Hook, ...]:
     )
 
 
-def _linux(item: Object) -> model.Linux:
+def _linux(item: Object, extensions: model.Extensions) -> model.Linux:
     for refused in ("intelRdt",):
         if item.has(refused):
             raise SpecError(item.at(refused), "not supported yet; remove it, or use another runtime for this container")
@@ -275,7 +289,7 @@ def _linux(item: Object) -> model.Linux:
         cgroups_path=item.string("cgroupsPath"),
         resources=resources(item.object("resources")),
         rootfs_propagation=item.one_of("rootfsPropagation", PROPAGATIONS),
-        seccomp=_seccomp(item.object("seccomp")),
+        seccomp=_seccomp(item.object("seccomp"), extensions),
         sysctl=item.string_map("sysctl"),
         masked_paths=_paths(item, "maskedPaths"),
         readonly_paths=_paths(item, "readonlyPaths"),
@@ -506,7 +520,9 @@ SECCOMP_FLAGS = (
 )
 
 
-def _seccomp(item: Object) -> model.Seccomp | None:
+def _seccomp(item: Object, extensions: model.Extensions) -> model.Seccomp | None:
+    if extensions.seccomp_program:  # instead of the section
+        item = Object({"defaultAction": "SCMP_ACT_ALLOW"}, item.path)
     if not item.present:
         return None
     item.required("defaultAction", "one of " + ", ".join(ACTIONS))
@@ -520,9 +536,11 @@ def _seccomp(item: Object) -> model.Seccomp | None:
         default_errno_ret=item.optional_integer("defaultErrnoRet", 0, 65535),
         architectures=_architectures(item),
         flags=flags,
-        listener_path=item.string("listenerPath"),
+        listener_path=item.string("listenerPath") or extensions.seccomp_receiver,
         listener_metadata=item.string("listenerMetadata"),
         syscalls=tuple(_syscall_rule(rule) for rule in item.objects("syscalls")),
+        fail_unknown=extensions.seccomp_fail_unknown,
+        program=extensions.seccomp_program,
     )
 
 

@@ -7,6 +7,7 @@ import argparse
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +21,30 @@ from tests.e2e.runtimes import PROJECT
 
 HERE = Path(__file__).parent
 _HELPERS = ("runtimetest", "oci-runtime-tool")
+
+# Some programs look at controllers of v1 that a host need not have mounted. A new hierarchy may only be made from the
+# first cgroup namespace.
+_MOUNT = """
+[ -e /sys/fs/cgroup/memory ] || exit 0
+for name in net_cls net_prio hugetlb; do
+    at=/sys/fs/cgroup/$name
+    grep -q "^$name[[:space:]]*0[[:space:]]" /proc/cgroups || continue
+    mkdir -p "$at" && mount -t cgroup -o "$name" cgroup "$at" && echo "$name"
+done
+"""
+# It outlives its last mount where there was a group in it a moment before, and then ends with the next one.
+_END = """
+mount -t tmpfs none /mnt
+for name in "$@"; do
+    for _ in $(seq 100); do
+        ! grep -q "^$name[[:space:]]*0[[:space:]]" /proc/cgroups || break
+        mount -t cgroup -o "$name" cgroup /mnt || continue
+        find /mnt -mindepth 1 -depth -type d -exec rmdir {} +
+        umount /mnt
+        sleep 0.2
+    done
+done 2> /dev/null
+"""
 
 
 def runtime_path(name: str) -> str:
@@ -77,11 +102,21 @@ def run(runtime: str, names: list[str], folder: Path, seconds: float) -> list[Re
     shutil.copy(programs / "runtimetest", work / "runtimetest")
     (work / "rootfs-amd64.tar.gz").write_bytes(image_set.busybox_layer().data)
     machine = power_on("validation", folder / "machine")
+    hierarchies = mount_hierarchies(machine)
+    # Some want a device beside lo, and net_prio knows those of the first network namespace only: a name from there.
+    machine.run("ip", "link", "add", "other", "type", "veth", "peer", "name", socket.if_nameindex()[-1][1])
     try:
         wanted = names or sorted(name for name in os.listdir(programs) if name not in _HELPERS)
         return [run_one(machine, programs / name, runtime, work, seconds) for name in wanted]
     finally:
         machine.power_off()
+        subprocess.run(["unshare", "--mount", "sh", "-c", _END, "sh", *hierarchies], check=True)
+
+
+def mount_hierarchies(machine: Machine) -> list[str]:
+    """In the machine's mounts but the host's cgroup namespace; gives their names."""
+    command = ["nsenter", f"--target={machine.pid}", "--mount", "sh", "-c", _MOUNT]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
 
 
 def main(words: list[str]) -> int:

@@ -75,7 +75,7 @@ def test_proc_and_sys_must_be_directories(box: Runtime, name: str) -> None:
     os.symlink("/tmp", box.rootfs / name)
     done = box.run("true")
     assert done.returncode == 1
-    assert f"/{name} in the root file system is not a directory" in done.stderr
+    assert f"must be mounted on ordinary directory, and /{name} is none" in done.stderr
 
 
 def test_a_symlink_of_the_image_leads_no_mount_into_proc(box: Runtime) -> None:

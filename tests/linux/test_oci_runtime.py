@@ -79,7 +79,7 @@ def test_a_container_is_created_started_stopped_and_deleted(box: Runtime) -> Non
     box.ok("kill", "box", "KILL")
     wait_for(box, "stopped")
     assert box.state()["pid"] == 0
-    assert box.call("kill", "box").stderr == "ketch-runtime: container not running\n"
+    assert box.call("kill", "box").stderr == "ketch-runtime: error: container not running\n"
     box.ok("delete", "box")
     assert "does not exist" in box.call("state", "box").stderr
     assert not cgroup.Group(cgroup.layout().directories("box"), v2=False).exists()

@@ -38,8 +38,8 @@ CONFIGS: list[tuple[str, Any, str]] = [
     ("mounts.0", 4, "mounts[0]: expected an object"),
     ("mounts.0.destination", ABSENT, "mounts[0].destination: missing"),
     ("mounts.0.destination", "", "mounts[0].destination: expected a path"),
-    ("mounts.0.destination", "/", "mounts[0].destination: cannot mount on the root"),
-    ("mounts.0.destination", "/..", "mounts[0].destination: cannot mount on the root"),
+    ("mounts.0.destination", "/", "mounts[0].destination: proc cannot be the root"),
+    ("mounts.0.destination", "/..", "mounts[0].destination: proc cannot be the root"),
     ("mounts.1.destination", "/proc/self", "mounts[1].destination: /proc/self is inside /proc"),
     ("mounts.1.destination", "//proc/kcore", "mounts[1].destination: /proc/kcore is inside /proc"),
     ("mounts.1.destination", "/x/../proc/sys", "is inside /proc"),
@@ -167,6 +167,20 @@ CONFIGS: list[tuple[str, Any, str]] = [
     ("hooks", {"startContainer": [None]}, "hooks.startContainer[0]: expected an object, got null"),
     ("annotations", [], "annotations: expected an object"),
     ("annotations", {"a": 1}, "annotations.a: expected a string, got 1"),
+    ("annotations", {"run.oci.handler": "krun"}, "annotations.run.oci.handler: 'krun' is not supported"),
+    (
+        "annotations",
+        {"run.oci.seccomp.plugins": "a.so"},
+        "annotations.run.oci.seccomp.plugins: 'a.so' is not supported",
+    ),
+    (
+        "annotations",
+        {"run.oci.seccomp.receiver": "a"},
+        "annotations.run.oci.seccomp.receiver: expected an absolute path",
+    ),
+    ("annotations", {"run.oci.pidfd_receiver": "a"}, "annotations.run.oci.pidfd_receiver: expected an absolute path"),
+    ("annotations", {"run.oci.seccomp_bpf_data": "AAAA"}, "annotations.run.oci.seccomp_bpf_data: expected 1 to 4096"),
+    ("annotations", {"run.oci.mount_context_type": "x"}, "annotations.run.oci.mount_context_type: expected one of"),
     ("linux", "linux", "linux: expected an object"),
     ("linux.namespaces", {}, "linux.namespaces: expected an array"),
     ("linux.namespaces.0", "pid", "linux.namespaces[0]: expected an object"),
@@ -387,7 +401,7 @@ def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
     assert captured.err.count("\n") == 1, captured.err
-    assert captured.err.startswith("ketch-runtime: ")
+    assert captured.err.startswith("ketch-runtime: error: ")
     assert "internal error" not in captured.err, captured.err
     return captured.err
 
