@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+from _queue import Empty, SimpleQueue
 from enum import StrEnum
 
 from runtime.linux.quick_dataclasses import dataclass, field
@@ -34,20 +34,20 @@ class Subscription:
     """A bounded queue; `lost` once it has overflowed."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[Event | None] = queue.Queue(LIMIT)
+        self._queue: SimpleQueue[Event | None] = SimpleQueue()
         self.lost = False
 
     def put(self, event: Event | None) -> None:
-        try:
-            self._queue.put_nowait(event)
-        except queue.Full:
+        if self._queue.qsize() < LIMIT:
+            self._queue.put(event)
+        else:
             self.lost = True
 
     def get(self, seconds: float) -> Event | None:
         """The next event; None when none came in time or the engine closes."""
         try:
             return self._queue.get(timeout=seconds)
-        except queue.Empty:
+        except Empty:
             return None
 
 

@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import Protocol
 
 from cri.engine.errors import Cancelled, TimedOut
 from runtime.linux import durable
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
 
-class Caller(Protocol):
-    """Whoever waits for an answer."""
+    class Caller(Protocol):
+        """Whoever waits for an answer."""
 
-    def seconds_left(self) -> float | None:
-        """Until its deadline; None without one."""
+        def seconds_left(self) -> float | None:
+            """Until its deadline; None without one."""
 
-    def is_gone(self) -> bool:
-        """Whether it has hung up, or its deadline has passed."""
+        def is_gone(self) -> bool:
+            """Whether it has hung up, or its deadline has passed."""
 
-    def when_gone(self, act: Callable[[], None]) -> None:
-        """Call `act` once when the call is over, however it ends; at once if it is."""
+        def when_gone(self, act: Callable[[], None]) -> None:
+            """Call `act` once when the call is over, however it ends; at once if it is."""
 
 
 _current = threading.local()

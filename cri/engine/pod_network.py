@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 
 from cni.client import Attachment, CniError, Directory, Network, Options, parse
@@ -166,6 +165,8 @@ class PodNetwork:
         """What the kubelet says of this node's range, for plugins that ask."""
         if not cidr:
             return
+        import ipaddress
+
         ranges = [part.strip() for part in cidr.split(",") if part.strip()]
         for part in ranges:
             try:

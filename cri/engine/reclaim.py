@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+from _queue import SimpleQueue
 
 from cri.images.errors import ImageError
 from cri.images.store import ImageStore
@@ -15,7 +15,7 @@ class Reclaim:
 
     def __init__(self, images: ImageStore) -> None:
         self._images = images
-        self._queue: queue.Queue[str | None] = queue.Queue()
+        self._queue: SimpleQueue[str | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="reclaim", daemon=True)
 
     def start(self) -> None:

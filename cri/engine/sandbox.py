@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 
 from cri.engine import handlers, patience, pod_files, validate
@@ -64,7 +63,7 @@ def planned(context: Context, request: PodRequest, identity: str) -> PodRecord:
         boot_id=context.boot_id,
         created_at=time.time_ns(),
         request=request,
-        hostname=request.hostname or socket.gethostname(),
+        hostname=request.hostname or os.uname().nodename,
         pins=pins,
         netns=netns,
         reaper_cgroup=reaper_cgroup,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
 from cri.engine.errors import BadRequest, Unsupported
@@ -115,6 +114,8 @@ def port(mapping: PortMapping) -> None:
     if mapping.host_port and not 1 <= mapping.container_port <= 65535:
         raise BadRequest(f"config.port_mappings: container_port {mapping.container_port} is not between 1 and 65535")
     if mapping.host_ip:
+        import ipaddress
+
         try:
             ipaddress.ip_address(mapping.host_ip)
         except ValueError:

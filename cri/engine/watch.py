@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import os
-import queue
 import select
 import threading
+from _queue import SimpleQueue
 from collections.abc import Callable
 
 from runtime.linux import processes
@@ -23,7 +23,7 @@ class Watch:
         self._poll = select.epoll()
         self._lock = threading.Lock()
         self._fds: dict[int, str] = {}
-        self._queue: queue.Queue[str | None] = queue.Queue()
+        self._queue: SimpleQueue[str | None] = SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._poll.register(self._wake, select.EPOLLIN)
         self._workers: list[threading.Thread] = []

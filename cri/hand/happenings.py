@@ -9,7 +9,7 @@ from cri.hand import look
 from cri.hand.errors import HandError
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
-from cri.hand.tables import fill_template
+from cri.hand.templates import fill_template
 
 INTERVAL_SECONDS = 0.1
 

@@ -6,13 +6,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from cri.hand import look, notes, options
 from cri.hand.errors import USAGE, HandError, UsageError, suggestion
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
-from cri.hand.tables import fill_template, print_rows
+from cri.hand.tables import print_rows
 from runtime.linux import durable
 
 BRIDGE, HOST, NONE = "bridge", "host", "none"
@@ -49,7 +48,7 @@ def conflist(
     ranges = []
     for subnet in subnets:
         line = {"subnet": subnet}
-        if gateway and ip_address(gateway).version == ip_network(subnet).version:
+        if gateway and (":" in gateway) == (":" in subnet):
             line["gateway"] = gateway
         ranges.append([line])
     routes = [] if internal else [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in subnets]
@@ -73,7 +72,9 @@ def conflist(
 def ensure_default(places: Places) -> None:
     """The network `bridge` is made when it is first used."""
     if read(places, BRIDGE) is None:
-        _write(places, BRIDGE, [_free_subnet(places, first=17)], {}, gateway="", internal=False)
+        from cri.hand import subnets
+
+        _write(places, BRIDGE, [subnets.free(places, first=17)], {}, gateway="", internal=False)
 
 
 def _write(
@@ -89,28 +90,6 @@ def _write(
     return durable.create_exclusive(path_of(places, name), json.dumps(described, indent=2).encode() + b"\n", 0o644)
 
 
-Net = IPv4Network | IPv6Network
-
-
-def subnets_of(described: dict[str, object]) -> list[Net]:
-    """The subnets in a list that we wrote."""
-    plugins = described["plugins"]
-    assert isinstance(plugins, list)
-    return [ip_network(line[0]["subnet"]) for line in plugins[0]["ipam"]["ranges"]]
-
-
-def _taken(places: Places) -> list[Net]:
-    """Networks of ours, and what this machine has a route to."""
-    found = [net for name in custom(places) if (described := read(places, name)) for net in subnets_of(described)]
-    with open("/proc/net/route") as file:
-        for line in list(file)[1:]:
-            words = line.split()
-            destination, mask = (int.from_bytes(bytes.fromhex(words[i]), "little") for i in (1, 7))
-            if mask:
-                found.append(ip_network((destination, mask.bit_count())))
-    return found
-
-
 def custom(places: Places) -> list[str]:
     """Names of all lists there are, `bridge` among them once it was used."""
     try:
@@ -118,16 +97,6 @@ def custom(places: Places) -> list[str]:
     except FileNotFoundError:
         return []
     return sorted(name.removesuffix(".conflist") for name in names if name.endswith(".conflist"))
-
-
-def _free_subnet(places: Places, *, first: int) -> str:
-    taken = _taken(places)
-    candidates = [f"172.{n}.0.0/16" for n in range(first, 32)] + [f"192.168.{n}.0/20" for n in range(0, 256, 16)]
-    for candidate in candidates:
-        net = ip_network(candidate)
-        if not any(other.version == net.version and net.overlaps(other) for other in taken):
-            return candidate
-    raise HandError("no subnet is free for another network", hint="name one: --subnet 10.1.0.0/24")
 
 
 def require(places: Places, name: str) -> None:
@@ -147,28 +116,19 @@ def create(arguments: Arguments, places: Places) -> int:
     if name in BUILT_IN or read(places, name) is not None:
         raise HandError(f"there is a network {name} already")
     subnet = arguments.text("subnet")
-    subnets = [_checked_subnet(places, subnet)] if subnet else [_free_subnet(places, first=18)]
+    from cri.hand import subnets as ranges
+
+    subnets = [ranges.checked(places, subnet)] if subnet else [ranges.free(places, first=18)]
     if arguments.flag("ipv6"):
         subnets.append(f"fd00:{identity(name)[:4]}:{identity(name)[4:8]}::/64")
     gateway = arguments.text("gateway")
-    if gateway and not any(ip_address(options.address("--gateway", gateway)) in ip_network(s) for s in subnets):
+    if gateway and not ranges.holds(subnets, options.address("--gateway", gateway)):
         raise UsageError(f"--gateway: {gateway} is not in {subnets[0]}", code=USAGE)
     labels = options.pairs("--label", arguments.many("label"))
     if not _write(places, name, subnets, labels, gateway=gateway, internal=arguments.flag("internal")):
         raise HandError(f"there is a network {name} already")
     print(identity(name))
     return 0
-
-
-def _checked_subnet(places: Places, text: str) -> str:
-    try:
-        net = ip_network(text)
-    except ValueError as e:
-        raise UsageError(f"--subnet: {e}", hint="such as 10.1.0.0/24", code=USAGE) from None
-    for other in _taken(places):
-        if other.version == net.version and net.overlaps(other):
-            raise HandError(f"--subnet: {text} overlaps with {other}, which this machine has a route to")
-    return text
 
 
 def users(places: Places, name: str) -> list[look.SeenPod]:
@@ -208,11 +168,13 @@ def find(places: Places, word: str) -> str:
 
 def describe(places: Places, name: str) -> dict[str, object]:
     """What inspect shows, in docker's shape."""
+    from cri.hand import subnets
+
     described = read(places, name) or {}
     ours = described.get(OURS, {})
     assert isinstance(ours, dict)
-    nets = subnets_of(described) if described else []
-    config = [{"Subnet": str(net), "Gateway": str(net.network_address + 1)} for net in nets]
+    nets = subnets.with_gateways(described) if described else []
+    config = [{"Subnet": str(net), "Gateway": gateway} for net, gateway in nets]
     members = {}
     for pod in users(places, name):
         v4 = next((ip for ip in pod.ips if ":" not in ip), "")
@@ -243,6 +205,8 @@ def inspect(arguments: Arguments, places: Places) -> int:
     found = [describe(places, find(places, word)) for word in arguments.words]
     form = arguments.text("format")
     if form and form != "json":
+        from cri.hand.templates import fill_template
+
         for network in found:
             print(fill_template(form, network))
     else:

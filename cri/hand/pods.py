@@ -10,7 +10,7 @@ import time
 
 from cri.hand import look, names, notes
 from cri.hand.errors import HandError, suggestion
-from cri.hand.tables import age, fill_template, print_rows
+from cri.hand.tables import age, print_rows
 from runtime.linux.quick_dataclasses import replace
 
 TYPE_CHECKING = False
@@ -341,6 +341,8 @@ def inspect(arguments: Arguments, places: Places) -> int:
     found = [describe(places, look.pod(places, word)) for word in arguments.words]
     form = arguments.text("format")
     if form and form != "json":
+        from cri.hand.templates import fill_template
+
         for pod in found:
             print(fill_template(form, pod))
     else:

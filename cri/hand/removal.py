@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import os
 
-from cri.engine import container as engine
-from cri.engine import runners, sandbox
+from cri.engine import sandbox
 from cri.engine.records import ContainerPhase
 from cri.hand import hosts, look, making, names, notes, volumes
 from cri.hand.errors import HandError
 from cri.hand.room import Room
 from runtime.keep import client as keep
 from runtime.linux import beneath, json_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def undo(room: Room, identity: str, name: str, planned: making.Plan) -> None:
@@ -32,6 +35,8 @@ def _forget_logs(directory: str, room: Room) -> None:
 
 def remove(room: Room, seen: look.Seen, *, with_volumes: bool) -> None:
     """All of a container; its pod too, when that was made for it and holds nobody else."""
+    from cri.engine import container as engine
+
     record = room.load(seen)
     pod = room.context.book.pod(record.pod_id)
     engine.remove(room.context, record.id)
@@ -44,6 +49,45 @@ def remove(room: Room, seen: look.Seen, *, with_volumes: bool) -> None:
             volumes.delete(room.places, volume)
     names.release(room.places, record.request.name, record.id)
     hosts.refresh(room.places, network)
+
+
+def apart(act: Callable[[], None]) -> None:
+    """Do it in a child, and return once it is done. Threads of the bridge and portmap plugins are then still inside
+    the kernel, which lets 20 ms go by before a link and a set are freed; a process cannot end before its threads do.
+    The child is in a session of its own: Ctrl-C no longer reaches what has been begun."""
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    if os.fork() == 0:
+        try:
+            os.setsid()
+            _let_go_of_streams()
+            os.write(tell, _outcome(act).encode())
+            os.close(tell)
+        finally:
+            os._exit(0)
+    os.close(tell)
+    with open(told, encoding="utf-8") as file:
+        said = file.read()
+    if said != _DONE:
+        raise HandError(said or "the process that removes it was killed", hint="ketch rm -f removes what is left")
+
+
+_DONE = "done"
+
+
+def _outcome(act: Callable[[], None]) -> str:
+    try:
+        act()
+    except Exception as e:
+        return str(e)
+    return _DONE
+
+
+def _let_go_of_streams() -> None:
+    """Whoever reads our output until its end is not to wait for this process."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
 
 
 def when_ended(room: Room, identity: str) -> None:
@@ -60,9 +104,7 @@ def when_ended(room: Room, identity: str) -> None:
 
 
 def _wait_and_clean(room: Room, identity: str) -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
+    _let_go_of_streams()
     os.chdir("/")
     try:
         room.context.keep.wait(identity)
@@ -102,6 +144,9 @@ def release_network(room: Room, identity: str) -> None:
 
 def make_startable(room: Room, seen: look.Seen) -> None:
     """An ended container becomes a created one again: its end is forgotten, its files stay, it joins its network."""
+    from cri.engine import container as engine
+    from cri.engine import runners
+
     record = room.context.book.container(seen.id)
     if record.phase != ContainerPhase.CREATED:
         runners.delete(room.context, record)

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cri.config import Config
-from cri.engine import container as engine_container
 from cri.engine import node, sandbox
 from cri.engine.book import Ended
 from cri.engine.cgroups import Cgroups
@@ -60,7 +59,7 @@ class Room:
             owner=owner,
             boot_id=boot_id(),
             node=seen,
-            keep=keep.Client(state),
+            keep=keep.Client(state, meanwhile=_load_what_is_next),
             images=open_store(config),
             network=PodNetwork(config),
             pods=Records(f"{state}/pods", "pod.json", PodRecord),
@@ -102,6 +101,8 @@ class Room:
 
     def _note_end(self, seen: look.Seen) -> None:
         state = seen.state()
+        from cri.engine import container as engine_container
+
         if state == "unknown":
             self.context.book.end(seen.id, Ended(None, 0, detail="nobody saw how it ended"))
         elif seen.exit() is not None:
@@ -133,6 +134,8 @@ class Room:
 
     def _take_down(self, identity: str) -> None:
         """Everything that has this id: containers, the pod, the name, the folder of logs."""
+        from cri.engine import container as engine_container
+
         book = self.context.book
         pod = self.context.pods.load(identity)
         if pod is not None:
@@ -148,6 +151,26 @@ class Room:
         names.release_all(self.places, identity)
         if os.path.isdir(f"{self.places.root}/logs/{identity}"):
             beneath.remove_tree(f"{self.places.root}/logs/{identity}")
+
+
+# What a command imports after the spawner has been asked for this: while it works, one of two processors is idle.
+_NEXT = {
+    "pin": (
+        "cri.engine.container",
+        "cni.plugins.bridge",
+        "cni.plugins.host_local",
+        "cni.plugins.firewall",
+        "cni.plugins.portmap",
+    ),
+    "start": ("cri.hand.removal", "cri.hand.terminal", "runtime.lifecycle"),
+}
+
+
+def _load_what_is_next(asked: str) -> None:
+    from importlib import import_module
+
+    for module in _NEXT[asked]:
+        import_module(module)
 
 
 def open_store(config: Config) -> ImageStore:

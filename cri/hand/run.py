@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 
-from cri.engine import container as engine
 from cri.engine import sandbox
 from cri.engine.errors import EngineError
 from cri.engine.request import IdRange
@@ -138,6 +137,8 @@ def _make(room: Room, identity: str, planned: making.Plan, image: Image) -> None
     else:
         pod_id = sandbox.run(context, planned.pod, identity)
         hosts.write(room.places, pod_id)
+    from cri.engine import container as engine  # the pod has been asked for by then; see room._NEXT
+
     engine.create(context, pod_id, replace(planned.container, image=image.id), identity)
     for volume, target in planned.copy_up.items():
         fill_volume(f"{context.bundles.directory(identity)}/rootfs", target, volumes.data_path(room.places, volume))
@@ -198,6 +199,8 @@ def _start_failed(room: Room, identity: str, error: EngineError) -> HandError:
 
 
 def start_detached(room: Room, identity: str) -> None:
+    from cri.engine import container as engine
+
     try:
         engine.start(room.context, identity)
     except EngineError as e:
@@ -206,6 +209,8 @@ def start_detached(room: Room, identity: str) -> None:
 
 
 def _run_in_front(room: Room, identity: str, keys: bytes) -> int:
+    from cri.engine import container as engine
+
     record = room.context.book.container(identity)
     try:
         session = engine.start_attached(room.context, identity, stdin=record.request.stdin)
@@ -217,9 +222,10 @@ def _run_in_front(room: Room, identity: str, keys: bytes) -> int:
         removal.when_ended(room, identity)
         return 0
     if auto_remove:
-        removal.remove(room, look.container(room.places, identity), with_volumes=True)
+        seen = look.container(room.places, identity)
+        removal.apart(lambda: removal.remove(room, seen, with_volumes=True))
     else:
-        removal.release_network(room, identity)
+        removal.apart(lambda: removal.release_network(room, identity))
     return code
 
 

@@ -8,7 +8,7 @@ import time
 
 from cri.hand import look, notes
 from cri.hand.errors import HandError
-from cri.hand.tables import age, fill_template, print_rows, print_table
+from cri.hand.tables import age, print_rows, print_table
 from runtime.linux import json_text
 
 TYPE_CHECKING = False
@@ -277,7 +277,7 @@ def _mount(places: Places, mount: dict[str, object]) -> dict[str, object]:
 
 
 def _network_settings(places: Places, seen: look.Seen) -> dict[str, object]:
-    from cri.hand import networks
+    from cri.hand import networks, subnets
 
     pod = seen.pod
     if pod is None:
@@ -286,8 +286,7 @@ def _network_settings(places: Places, seen: look.Seen) -> dict[str, object]:
     v4 = next((ip for ip in pod.ips if ":" not in ip), "")
     v6 = next((ip for ip in pod.ips if ":" in ip), "")
     described = networks.read(places, name) if name not in ("host", "none", "") else None
-    subnet = networks.subnets_of(described)[0] if described else None
-    gateway = str(subnet.network_address + 1) if subnet and v4 else ""
+    subnet, gateway = subnets.with_gateways(described)[0] if described and v4 else (None, "")
     result = pod.record.get("network_result", {})
     mac = next((i.get("mac", "") for i in result.get("interfaces", []) if i.get("sandbox")), "")
     ports: dict[str, object] = {}
@@ -316,6 +315,8 @@ def inspect(arguments: Arguments, places: Places) -> int:
     found = [_anything(places, word) for word in arguments.words]
     form = arguments.text("format")
     if form and form != "json":
+        from cri.hand.templates import fill_template
+
         for one in found:
             print(fill_template(form, one))
     else:

@@ -8,7 +8,7 @@ import sys
 
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
-from cri.hand.tables import fill_template
+from cri.hand.templates import fill_template
 
 VERSION = "0.1.0"
 

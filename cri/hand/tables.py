@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import sys
 
-from cri.hand.errors import USAGE, UsageError
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,15 +23,22 @@ def print_rows(rows: Sequence[Row], columns: Sequence[tuple[str, str]], form: st
         for row in rows:
             print(dumps({key: value for key, value in row.items() if not key.startswith("_")}))
     elif form.startswith("table "):
+        from cri.hand.templates import fields, fill_template
+
         template = form.removeprefix("table ").replace("\\t", "\t")
         names = {key.lower(): heading for heading, key in columns}
-        keys = [part.partition("}}")[0].strip().removeprefix(".") for part in template.split("{{")[1:]]
-        print_table(
-            [names.get(k.lower(), k.upper()) for k in keys], [[str(_look_up(row, k)) for k in keys] for row in rows]
-        )
+        headings = [names.get(name.lower(), name.upper()) for name in fields(template)]
+        print_table(headings, [[fill_template(cell, row) for cell in _cells(template)] for row in rows])
     else:
+        from cri.hand.templates import fill_template
+
         for row in rows:
             print(fill_template(form, row))
+
+
+def _cells(template: str) -> list[str]:
+    """`{{.A}}\t{{.B}}` as one template per column; text between two is dropped, as columns separate them already."""
+    return ["{{" + part.partition("}}")[0] + "}}" for part in template.split("{{")[1:]]
 
 
 def print_table(headings: list[str], rows: list[list[str]]) -> None:
@@ -68,98 +73,6 @@ def _columns() -> int:
 
 def _cut(cell: str, width: int) -> str:
     return cell if len(cell) <= width else cell[: width - 1] + "…"
-
-
-def fill_template(template: str, value: object) -> str:
-    """docker's templates as tutorials use them: {{.A.B}}, {{json .A}}, {{index .A "b"}}, {{range .A}}..{{end}}."""
-    text, _ = _filled(template.replace("\\t", "\t").replace("\\n", "\n"), 0, value, value)
-    return text
-
-
-def _filled(template: str, at: int, value: object, dot: object) -> tuple[str, int]:
-    out = []
-    while at < len(template):
-        start = template.find("{{", at)
-        if start < 0:
-            out.append(template[at:])
-            return "".join(out), len(template)
-        end = template.find("}}", start)
-        if end < 0:
-            raise UsageError(f"template {template!r}: an {{{{ without }}}}", code=USAGE)
-        out.append(template[at:start])
-        at = end + 2
-        words = template[start + 2 : end].strip().strip("-").split()
-        if words == ["end"]:
-            return "".join(out), at
-        if words and words[0] == "range":
-            text, at = _ranged(template, at, words[-1], value, dot)
-            out.append(text)
-        elif words and words[0] == "if":
-            text, after = _filled(template, at, value, dot)
-            out.append(text if _look_up(dot, words[-1]) else "")
-            at = after
-        else:
-            out.append(_expression(words, dot))
-    return "".join(out), at
-
-
-def _ranged(template: str, at: int, name: str, value: object, dot: object) -> tuple[str, int]:
-    found = _look_up(dot, name)
-    items = list(found.values()) if isinstance(found, dict) else list(found) if isinstance(found, (list, tuple)) else []
-    out, after = [], at
-    for item in items:
-        text, after = _filled(template, at, value, item)
-        out.append(text)
-    if not items:
-        _, after = _filled(template, at, value, {})
-    return "".join(out), after
-
-
-def _expression(words: list[str], dot: object) -> str:
-    from json import dumps
-
-    if not words:
-        return ""
-    if words[0] == "json":
-        return dumps(_look_up(dot, words[1] if len(words) > 1 else "."))
-    if words[0] == "index":
-        found = _look_up(dot, words[1])
-        for key in words[2:]:
-            name = key.strip('"')
-            found = (
-                found[int(name)] if isinstance(found, list) else found.get(name, "") if isinstance(found, dict) else ""
-            )
-        return _shown(found)
-    if words[0] == "println":
-        return _shown(_look_up(dot, words[1])) + "\n"
-    return _shown(_look_up(dot, words[-1]))
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (list, tuple)):
-        return "[" + " ".join(_shown(item) for item in value) + "]"
-    if isinstance(value, dict):
-        return "map[" + " ".join(f"{k}:{_shown(v)}" for k, v in sorted(value.items())) + "]"
-    return "<no value>" if value is None else str(value)
-
-
-def _look_up(value: object, path: str) -> object:
-    """.A.B in a structure; names are found in any case, as docker's own differ between ps and inspect."""
-    if not path.startswith("."):
-        path = "." + path
-    for name in path[1:].split("."):
-        if not name:
-            continue
-        if not isinstance(value, dict):
-            raise UsageError(f"template: {path} is not there: nothing below has a {name}", code=USAGE)
-        lower = {str(key).lower(): key for key in value}
-        if name.lower() not in lower:
-            known = ", ".join(sorted(str(key) for key in value if not str(key).startswith("_")))
-            raise UsageError(f"template: there is no {path}", hint=f"known: {known}", code=USAGE)
-        value = value[lower[name.lower()]]
-    return value
 
 
 def size(count: float, *, binary: bool = False) -> str:

@@ -11,7 +11,7 @@ from cri.hand import look, notes, options
 from cri.hand.errors import HandError, suggestion
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
-from cri.hand.tables import fill_template, print_rows
+from cri.hand.tables import print_rows
 from runtime.linux import beneath, durable, json_text
 
 
@@ -110,6 +110,8 @@ def inspect(arguments: Arguments, places: Places) -> int:
     found = [_named(places, name) for name in arguments.words]
     form = arguments.text("format")
     if form and form != "json":
+        from cri.hand.templates import fill_template
+
         for volume in found:
             print(fill_template(form, volume))
     else:

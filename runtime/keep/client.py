@@ -8,7 +8,6 @@ caller (kill -9) ends no container. Descriptors in an answer belong to the calle
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -283,11 +282,16 @@ def connect(state_dir: str, *, start: bool = True) -> Client:
 
 
 class Client:
-    """The calls. Holds no connection and no descriptor, so it may be kept for ever and used from every thread."""
+    """The calls. Holds no connection and no descriptor, so it may be kept for ever and used from every thread.
 
-    def __init__(self, state_dir: str, *, start: bool = True) -> None:
+    `meanwhile` is called while the spawner makes namespaces or a container: a short command loads then what it needs
+    next, on the processor that would else be idle.
+    """
+
+    def __init__(self, state_dir: str, *, start: bool = True, meanwhile: Callable[[str], None] | None = None) -> None:
         self.state_dir = os.path.abspath(state_dir)
         self._start = start
+        self._meanwhile = meanwhile
 
     # the node
 
@@ -325,7 +329,9 @@ class Client:
 
     def pin_namespaces(self, request: PinRequest) -> Pinned:
         """Make the namespaces and pin them; on failure none of the paths is left."""
-        answer = self._ask_spawner({"op": "pin", **asdict(request)})
+        with self._spawner() as connection:
+            connection.send({"op": "pin", **asdict(request)})
+            answer = self._answer(connection, "pin")
         reaper = Process(**answer["reaper"]) if answer.get("reaper") else None
         return Pinned(dict(request.pins), reaper)
 
@@ -347,7 +353,7 @@ class Client:
         streams: tuple[int, int, int] = (-1, -1, -1)
         try:
             connection.send({"op": "start", **_fields(request), "attach": wanted})
-            answer = _checked(connection.receive(None))
+            answer = self._answer(connection, "start")
             while "pid" not in answer:
                 streams = _streams(answer)
                 answer = _checked(connection.receive(None))
@@ -490,6 +496,11 @@ class Client:
             raise SpawnerGone(f"the keeper of container {identity} does not answer")
         return connection
 
+    def _answer(self, connection: wire.Connection, op: str) -> dict[str, Any]:
+        if self._meanwhile is not None:
+            self._meanwhile(op)
+        return _checked(connection.receive(None))
+
     def _ask_spawner(self, request: dict[str, Any]) -> dict[str, Any]:
         with self._spawner() as connection:
             connection.send(request)
@@ -526,6 +537,8 @@ def _streams(answer: dict[str, Any]) -> tuple[int, int, int]:
 
 def _collect(session: Session, limit: int) -> ExecResult:
     """Read both streams until the program has ended; what a background child keeps open is not waited for."""
+    import selectors
+
     chunks: dict[int, bytearray] = {}
     with selectors.DefaultSelector() as ready:
         for stream in (session.stdout, session.stderr):

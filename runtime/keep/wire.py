@@ -11,11 +11,11 @@ are only ever added, an unknown field is ignored, an unknown "op" is answered wi
 
 from __future__ import annotations
 
+import _socket
 import array
 import json
 import os
 import select
-import socket
 import struct
 import time
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ from runtime.linux import fdpass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Any
 
 VERSION = 1
@@ -37,7 +38,7 @@ class Connection:
 
     __slots__ = ("_data", "_fds", "ended", "sock")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: _socket.socket) -> None:
         self.sock = sock
         self.ended = False  # the other side has closed, or sent what is no message
         self._data = b""
@@ -54,11 +55,11 @@ class Connection:
             return
         text = json.dumps({**message, "fds": len(fds)} if fds else message).encode()
         data = _HEAD.pack(len(text)) + text
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            sent = self.sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
+            sent = self.sock.sendmsg([data], rights, _socket.MSG_NOSIGNAL)
             if sent < len(data):
-                self.sock.sendall(data[sent:], socket.MSG_NOSIGNAL)
+                self.sock.sendall(data[sent:], _socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError, BlockingIOError):
             self.ended = True
 
@@ -78,7 +79,7 @@ class Connection:
 
     def pump(self) -> list[dict[str, Any]]:
         """After the socket was ready: read once, answer every whole message."""
-        self._read(socket.MSG_DONTWAIT)
+        self._read(_socket.MSG_DONTWAIT)
         messages = []
         while (message := self._next()) is not None:
             messages.append(message)
@@ -87,7 +88,7 @@ class Connection:
     def shut_down(self) -> None:
         """End both directions at once, also for a thread that is blocked in receive()."""
         try:
-            self.sock.shutdown(socket.SHUT_RDWR)
+            self.sock.shutdown(_socket.SHUT_RDWR)
         except OSError:
             pass  # ENOTCONN: the other side was quicker; EBADF: closed already
 
@@ -99,15 +100,15 @@ class Connection:
         self._fds = []
 
     def _read(self, flags: int) -> None:
-        room = socket.CMSG_SPACE(_MOST_FDS * 4)
+        room = _socket.CMSG_SPACE(_MOST_FDS * 4)
         try:
-            data, ancillary, _, _ = self.sock.recvmsg(65536, room, socket.MSG_CMSG_CLOEXEC | flags)
+            data, ancillary, _, _ = self.sock.recvmsg(65536, room, _socket.MSG_CMSG_CLOEXEC | flags)
         except BlockingIOError:
             return
         except ConnectionResetError:
             data, ancillary = b"", []
         for level, kind, value in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
                 fds = array.array("i")
                 fds.frombytes(value[: len(value) - len(value) % fds.itemsize])
                 self._fds += fds
@@ -151,17 +152,19 @@ class Connection:
 
 def pair() -> tuple[Connection, Connection]:
     """Two connected ends."""
-    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
     return Connection(one), Connection(other)
 
 
 def adopted(fd: int) -> Connection:
     """The connection behind a descriptor that was passed to us."""
-    return Connection(socket.socket(fileno=fd))
+    return Connection(_socket.socket(fileno=fd))
 
 
 def listening(fd: int) -> socket.socket:
     """The listener behind a descriptor that was passed to us."""
+    import socket  # 1 ms, and only who listens needs its accept()
+
     return socket.socket(fileno=fd)
 
 
@@ -175,6 +178,8 @@ def connect(path: str) -> Connection | None:
 
 def listen(path: str) -> socket.socket:
     """A listener at `path`, for its owner only, in the place of what a dead one left there."""
+    import socket
+
     try:
         os.unlink(path)
     except FileNotFoundError:

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from cri.hand import commands, grammar, manifest, manual, options, tables
+from cri.hand import commands, grammar, manifest, manual, options, tables, templates
 from cri.hand.errors import HandError, UsageError
 from cri.hand.terminal import detach_keys
 
@@ -90,13 +90,55 @@ def test_sizes(text: str, count: int) -> None:
     assert options.size("--memory", text) == count
 
 
-def test_templates_fill_in_loop_and_complain() -> None:
-    value: object = {"A": {"B": 1}, "L": [{"N": "x"}, {"N": "y"}], "M": {"k": "v"}, "T": True}
-    assert tables.fill_template('{{.A.B}} {{range .L}}{{.N}},{{end}} {{json .A}} {{index .M "k"}} {{.t}}', value) == (
-        '1 x,y, {"B": 1} v true'
-    )
-    with pytest.raises(UsageError, match=r"there is no \.X"):
-        tables.fill_template("{{.X}}", value)
+PORTS = {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "90/udp": None}
+SHOWN: object = {
+    "A": {"B": 1},
+    "L": [{"N": "x"}, {"N": "y"}],
+    "M": {"k": "v"},
+    "T": True,
+    "Empty": [],
+    "NetworkSettings": {"Ports": PORTS, "Networks": {"bridge": {"IPAddress": "172.17.0.2"}}},
+    "Cmd": ["sh", "-c"],
+}
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ('{{.A.B}} {{range .L}}{{.N}},{{end}} {{json .A}} {{index .M "k"}} {{.t}}', '1 x,y, {"B": 1} v true'),
+        # docker's manual of inspect has these
+        ("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", "172.17.0.2"),
+        ('{{(index (index .NetworkSettings.Ports "80/tcp") 0).HostPort}}', "8080"),
+        (
+            "{{range $p, $conf := .NetworkSettings.Ports}} {{$p}} -> "
+            "{{if $conf}}{{(index $conf 0).HostPort}}{{else}}-{{end}}{{end}}",
+            " 80/tcp -> 8080 90/udp -> -",
+        ),
+        ('{{join .Cmd " "}} {{len .Cmd}} {{.A | json}}', 'sh -c 2 {"B": 1}'),
+        ("{{range .Empty}}{{.N}}{{else}}none{{end}} {{if eq .A.B 1}}one{{else if .T}}two{{end}}", "none one"),
+        ('{{with .A}}{{.B}} {{$.T}}{{end}} {{printf "%s=%v" .M.k .A.B}} {{upper .M.k}}', "1 true v=1 V"),
+        ("a {{- .T -}} b {{$x := .A.B}}{{$x}}{{/* said nowhere */}}", "atrueb 1"),
+    ],
+)
+def test_templates_print_what_go_prints(template: str, text: str) -> None:
+    assert templates.fill_template(template, SHOWN) == text
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{{.X}}", r"there is no \.X"),
+        ("{{.A", "without"),
+        ("{{range .L}}x", "end}} is missing"),
+        ("{{end}}", "without a beginning"),
+        ("{{nosuch .A}}", "is not there|no function|there is no"),
+        ("{{index .Cmd 7}}", "range"),
+        ("{{}}", "empty"),
+    ],
+)
+def test_a_wrong_template_is_one_sentence(template: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        templates.fill_template(template, SHOWN)
 
 
 @pytest.mark.parametrize(
