@@ -68,7 +68,8 @@ def say(data: bytes) -> Callable[[socket.socket], None]:
 
     def script(sock: socket.socket) -> None:
         sock.recv(4096)
-        sock.sendall(data)
+        if data:  # sending nothing is a write, too: EPIPE once the other side has closed
+            sock.sendall(data)
 
     return script
 
