@@ -9,22 +9,33 @@ if TYPE_CHECKING:
 
 
 class Fields:
-    """One JSON object and where it lies in the configuration."""
+    """One JSON object and where it lies in the configuration.
 
-    __slots__ = ("raw", "where")
+    Names match in any case, as in Go's encoding/json: containerd writes "HostPort" where the plugins say "hostPort".
+    """
+
+    __slots__ = ("_lowered", "raw", "where")
 
     def __init__(self, raw: "dict[str, Any]", where: str = "") -> None:
         self.raw = raw
         self.where = where
+        self._lowered: dict[str, Any] | None = None
 
     def __contains__(self, key: str) -> bool:
-        return self.raw.get(key) is not None
+        return self._value(key) is not None
+
+    def _value(self, key: str) -> "Any":
+        if key in self.raw:
+            return self.raw[key]
+        if self._lowered is None:
+            self._lowered = {name.lower(): value for name, value in self.raw.items()}
+        return self._lowered.get(key.lower())
 
     def at(self, key: str) -> str:
         return f"{self.where}.{key}" if self.where else key
 
     def text(self, key: str, default: str = "") -> str:
-        value = self.raw.get(key)
+        value = self._value(key)
         if value is None:
             return default
         if not isinstance(value, str):
@@ -38,13 +49,13 @@ class Fields:
         return value
 
     def integer(self, key: str, default: int = 0, *, low: int = 0, high: int = 0xFFFFFFFF) -> int:
-        value = self.raw.get(key)
+        value = self._value(key)
         if value is None:
             return default
         return checked_integer(self.at(key), value, low, high)
 
     def boolean(self, key: str, *, default: bool = False) -> bool:
-        value = self.raw.get(key)
+        value = self._value(key)
         if value is None:
             return default
         if value in ("true", "false"):
@@ -55,7 +66,7 @@ class Fields:
 
     def object(self, key: str) -> "Fields":
         """The object at key; an empty one if it is absent."""
-        value = self.raw.get(key)
+        value = self._value(key)
         if value is None:
             value = {}
         if not isinstance(value, dict):
@@ -63,7 +74,7 @@ class Fields:
         return Fields(value, self.at(key))
 
     def array(self, key: str) -> "list[Any]":
-        value = self.raw.get(key)
+        value = self._value(key)
         if value is None:
             return []
         if not isinstance(value, list):

@@ -78,7 +78,7 @@ class Config:
         if self.disable_container_interface and not self.layer_two:
             raise bad_config("disableContainerInterface", "true", "cannot be set together with ipam")
         if "vlanTrunk" in fields and self.vlan and any(first <= self.vlan <= last for first, last in self.trunk):
-            raise bad_config("vlanTrunk", fields.raw["vlanTrunk"], f"VLAN {self.vlan} is the untagged one already")
+            raise bad_config("vlanTrunk", fields.array("vlanTrunk"), f"VLAN {self.vlan} is the untagged one already")
 
     @classmethod
     def for_removal(cls, call: Call) -> "Config":

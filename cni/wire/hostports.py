@@ -30,7 +30,7 @@ class Mapping:
             raise bad_config(fields.at("protocol"), self.protocol, f"expected {', '.join(PROTOCOLS)}")
         for key, value in (("hostPort", self.host_port), ("containerPort", self.container_port)):
             if not value:
-                raise bad_config(fields.at(key), fields.raw.get(key), "expected 1 to 65535")
+                raise bad_config(fields.at(key), value, "expected 1 to 65535")
         self.host_ip = _host_ip(fields)
 
     @property

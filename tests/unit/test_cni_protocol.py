@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from cni import protocol, versions
 from cni.errors import CniError
 from cni.fields import Fields
+from cni.ipam.ranges import parse_range
+from cni.plugins.bandwidth import Limit
 from cni.results import Result
+from cni.wire.hostports import Mapping
 
 GOOD = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_NETNS": "/nowhere", "CNI_IFNAME": "eth0"}
 CONF = {"cniVersion": "1.1.0", "name": "n", "type": "bridge"}
@@ -117,3 +120,12 @@ def test_booleans_may_be_words_and_nothing_else() -> None:
     assert not Fields({"x": "false"}).boolean("x")
     with pytest.raises(CniError, match='x: "yes"'):
         Fields({"x": "yes"}).boolean("x")
+
+
+def test_names_match_in_any_case_as_they_do_in_go() -> None:
+    """What containerd's go-cni sends: its types of capability arguments have no names of their own in JSON."""
+    mapping = Mapping(Fields({"HostPort": 8080, "ContainerPort": 80, "Protocol": "TCP", "HostIP": ""}))
+    assert str(mapping) == "tcp 8080 -> 80"
+    assert parse_range(Fields({"Subnet": "10.1.0.0/24", "RangeStart": "10.1.0.9"})).first & 0xFF == 9
+    assert Limit(Fields({"IngressRate": 8000, "IngressBurst": 800}), "ingress").rate == 8000
+    assert Fields({"MTU": 1, "mtu": 2}).integer("mtu") == 2, "the exact name first"
