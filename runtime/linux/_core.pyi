@@ -235,6 +235,7 @@ class _Lib:
     ACT_AWAIT: int
     ACT_NOT_PROC: int
     ACT_SKIP: int
+    ACT_COVER: int
     SYS_fcntl: int
     def k_mount(self, source_: Any, target_: Any, type_: Any, flags_: int, data_: Any, /) -> int: ...
     def k_umount2(self, target_: Any, flags_: int, /) -> int: ...

@@ -15,7 +15,7 @@ struct act_step {
 };
 enum { ACT_NUMBER, ACT_SLOT, ACT_ADDRESS };
 enum { ACT_EXPECT = -1, ACT_DIRECTORY = -2, ACT_BIRTH = -3, ACT_KEEP_ONLY = -4, ACT_INSIDE = -5, ACT_HOME = -6, ACT_FIND = -7,
-       ACT_OWN_STDIO = -8, ACT_EXECUTE = -9, ACT_AWAIT = -10, ACT_NOT_PROC = -11, ACT_SKIP = -12 };
+       ACT_OWN_STDIO = -8, ACT_EXECUTE = -9, ACT_AWAIT = -10, ACT_NOT_PROC = -11, ACT_SKIP = -12, ACT_COVER = -13 };
 #define ACT_SLOTS 256
 
 // What a child needs besides its steps. Strings live as long as the program does; environ has room for one more entry, HOME.
@@ -140,6 +140,7 @@ static long act_special(struct act *act, const struct act_step *step, const int6
 	switch (step->call) {
 	case ACT_EXPECT: return act_expect(a);
 	case ACT_DIRECTORY: return fstat((int)a[0], &facts) < 0 ? -errno : S_ISDIR(facts.st_mode) ? 0 : -ENOTDIR;
+	case ACT_COVER: return fstat((int)a[0], &facts) < 0 ? -errno : S_ISDIR(facts.st_mode) ? a[1] : a[2];
 	case ACT_KEEP_ONLY: return act_keep_only(act, a);
 	case ACT_INSIDE: return act_inside(a);
 	case ACT_HOME: return act_home(act, a);

@@ -349,23 +349,13 @@ class RootBuilder:
             self._builder.skip_to_here(opened)
 
     def _cover(self) -> None:
-        """A directory behind the empty tmpfs, anything else behind /dev/null."""
-        is_directory = self._builder.call(lib.ACT_DIRECTORY, self._target, bear=(errno.ENOTDIR,))
-        self._another(self._empty)
-        done = self._builder.always()
-        self._builder.skip_to_here(is_directory)
-        self._another(self._null)
-        self._builder.skip_to_here(done)
+        """A directory behind a copy of the empty tmpfs, anything else behind one of /dev/null.
 
-    def _another(self, cover: Slot) -> None:
-        """A copy of the cover; where the kernel copies no detached tree, the tree itself the first time."""
-        copied = self._copy_of(cover, 0, bear=(errno.EINVAL,))
+        Where the kernel copies no detached tree the first is the tree itself, and needed again: execve closes them.
+        """
+        self._builder.call(lib.ACT_COVER, self._target, self._empty, self._null, into=self._copy)
+        self._copy_of(self._copy, 0, bear=(errno.EINVAL,))
         self._attach(self._copy)
-        self._builder.close(self._copy)
-        done = self._builder.always()
-        self._builder.skip_to_here(copied)
-        self._attach(cover)
-        self._builder.skip_to_here(done)
 
     def _copy_of(self, tree: Slot, flags: int, bear: Sequence[int] = ()) -> int:
         everything = lib.OPEN_TREE_CLONE | lib.OPEN_TREE_CLOEXEC | AT_EMPTY_PATH | flags

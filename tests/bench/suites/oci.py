@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One container through each OCI runtime: run, then create, start, state, exec, kill and delete."""
+"""One container through each OCI runtime: run; create, start, state, exec and delete; beside them a bare Python."""
 
 import itertools
 import json
@@ -10,9 +10,11 @@ from typing import Any
 from tests.bench import peers, stopwatch
 from tests.bench.contest import Contender
 from tests.bench.stopwatch import Cost
+from tests.bench.suites.start import once
 from tests.support.rootfs import make_rootfs
 
 ROUNDS = 20
+PYTHON = "/usr/bin/python3"
 
 _CAPABILITIES = [
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
@@ -25,7 +27,8 @@ def contenders(work: Path) -> list[Contender]:
     short = _bundle(work / "short", rootfs, ["/bin/true"])
     long = _bundle(work / "long", rootfs, ["/bin/sleep", "1000"])
     numbers = itertools.count()
-    return [
+    bare = Contender("python3 -I -S -c pass", once([PYTHON, "-I", "-S", "-c", "pass"], "nothing"))
+    return [bare] + [
         Contender(name, _life(program, work / "state" / str(i), (short, long), numbers), ours=name == "ketch-runtime")
         for i, (name, program) in enumerate(peers.oci_runtimes().items())
     ]

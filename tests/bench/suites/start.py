@@ -18,10 +18,10 @@ def contenders(work: Path) -> list[Contender]:
     ]
 
 
-def once(command: list[str]) -> Callable[[], Iterator[tuple[str, Cost]]]:
+def once(command: list[str], step: str = "--version") -> Callable[[], Iterator[tuple[str, Cost]]]:
     """The work of a contender that is one short command."""
 
     def one() -> Iterator[tuple[str, Cost]]:
-        yield "--version", stopwatch.run(command)
+        yield step, stopwatch.run(command)
 
     return one
