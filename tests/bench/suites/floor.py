@@ -19,14 +19,19 @@ ROUNDS = 40
 def contenders(work: Path) -> list[Contender]:
     rootfs = make_rootfs(work / "rootfs")
     bundle = _bundle(work / "bundle", rootfs, ["/bin/true"])
-    layout = cgroup.layout().directories("floor")
-    groups = dict.fromkeys(path for name, path in layout.items() if name != cgroup.UNIFIED)
     run = ["run", "--bundle", str(bundle), "floor"]
     return [
         Contender("python3 -I -S -c pass", once([PYTHON, "-I", "-S", "-c", "pass"], "run")),
-        Contender("the kernel's part, in C", once([stopwatch.compiled("floor"), str(rootfs), *groups], "run")),
+        Contender("the kernel's part, in C", once(program(rootfs, "/bin/true"), "run")),
         *(
             Contender(name, once([program, "--root", str(work / name), *run], "run"), ours=name == "ketch-runtime")
             for name, program in peers.oci_runtimes().items()
         ),
     ]
+
+
+def program(rootfs: Path, run: str) -> list[str]:
+    """The C program that runs a program of this root."""
+    layout = cgroup.layout().directories("floor")
+    groups = dict.fromkeys(path for name, path in layout.items() if name != cgroup.UNIFIED)
+    return [stopwatch.compiled("floor"), str(rootfs), run, *groups]

@@ -2,7 +2,8 @@
 """A start from the warm spawner: from the request to the program's first line, with few host mounts and with 3,000.
 
 All namespaces, 12 mounts, limits of memory, processes and CPU, a cached seccomp filter. Who starts it waits for the
-answer, which the second step shows. KETCH_MOUNTS says how many mounts the other host has.
+answer, which the second step shows. KETCH_MOUNTS says how many mounts the other host has. Beside it a C program that
+makes the calls for seven mounts and one limit, and does nothing else.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from runtime import lifecycle
 from runtime.keep import client as keep
 from tests.bench.contest import Contender
 from tests.bench.stopwatch import Cost, compiled
-from tests.bench.suites import oci
+from tests.bench.suites import floor, oci
 from tests.support import kernel
 from tests.support.rootfs import make_rootfs
 
@@ -29,9 +30,21 @@ MOUNTS = int(os.environ.get("KETCH_MOUNTS", "3000"))
 def contenders(work: Path) -> list[Contender]:
     bundle = _bundle(work)
     return [
+        Contender("the kernel's part, in C", _bare(work / "rootfs")),
         Contender(f"{len(_mounted())} host mounts", _starts(work / "few", bundle), ours=True),
         Contender(f"{MOUNTS:,} more", _starts(_among_mounts(work, work / "many"), bundle), ours=True),
     ]
+
+
+def _bare(rootfs: Path) -> Callable[[], Iterator[tuple[str, Cost]]]:
+    command = floor.program(rootfs, "/bin/clock")
+
+    def one() -> Iterator[tuple[str, Cost]]:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        began, ran = map(int, done.stdout.split())
+        yield "request to execve", Cost((ran - began) / 1e6, None, None)
+
+    return one
 
 
 def _mounted() -> list[str]:
