@@ -19,7 +19,7 @@ TESTS ?=
 
 VENV := .venv
 PACKAGES := ca-certificates gcc libc6-dev python3-dev python3-venv libseccomp-dev \
-            busybox-static curl iproute2 iptables iputils-ping nftables openssl procps skopeo umoci buildah podman
+            busybox-static curl iproute2 iptables iputils-ping nftables openssl procps skopeo umoci buildah podman uidmap
 # Unpacked into build/tools, for tests: installed, the one would start a daemon and the other change the machine's policy.
 UNPACKED := docker-registry apparmor
 TOP := $(abspath .)

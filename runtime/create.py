@@ -8,12 +8,13 @@ exec and returns when execve has succeeded. The child reports pid and start time
 
 from __future__ import annotations
 
+import errno
 import os
 
 from runtime import create_time, hooks, launch, lifecycle, record, remove
 from runtime.errors import CreateFailed, RuntimeFailure
 from runtime.inside import handshake, init
-from runtime.linux import cgroup, durable, fdpass, json_text, syscalls
+from runtime.linux import cgroup, durable, fdpass, json_text, namespaces, syscalls
 from runtime.linux.steps import StepFailed
 from runtime.plan import container
 from runtime.spec import parse
@@ -260,8 +261,23 @@ def _make(request: CreateRequest, plan: Plan, layout: cgroup.Layout, entry: Reco
         return _make_in_scope(request, plan, layout, entry, lock_fd)
     group = None
     if plan.cgroup_paths:
-        group, entry.cgroup_made = launch.set_up_cgroup(plan, layout)
+        try:
+            group, entry.cgroup_made = launch.set_up_cgroup(plan, layout)
+        except OSError as error:
+            _do_without_cgroup(plan, entry, error)
     return _make_in(group, request, plan, entry, lock_fd)
+
+
+def _do_without_cgroup(plan: Plan, entry: Record, error: OSError) -> None:
+    """A user who may make no group has his container in his own one, if there is nothing to limit."""
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not namespaces.is_rootless():
+        raise error
+    if plan.limits:
+        asked = plan.limits[0].where
+        hint = "a user's systemd lends him one: --systemd-cgroup"
+        raise CreateFailed(f"{asked}: a limit needs a cgroup, and this user may make none: {error} ({hint})") from None
+    cgroup.Group(plan.cgroup_paths, v2=plan.cgroup_v2).remove()
+    entry.cgroup_paths = {}
 
 
 def _make_in_scope(request: CreateRequest, plan: Plan, layout: cgroup.Layout, entry: Record, lock_fd: int) -> Created:
@@ -288,6 +304,7 @@ def _make_in(group: Group | None, request: CreateRequest, plan: Plan, entry: Rec
     birth.seed = request.seed
     if not plan.options.no_new_keyring:
         birth.keyring = f"_ses.{plan.id}"
+        birth.keyring_label = plan.config.process.selinux_label if plan.config.process is not None else ""
     if plan.seccomp is not None:
         from runtime import seccomp_filter
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from runtime.spec.model import DeviceRule, IDMapping
 
 
+_CAP_SYS_ADMIN = 1 << 21
+
+
 class Launched:
     """An init that is alive: who it is, and the way to talk to it."""
 
@@ -68,7 +71,11 @@ def set_device_filter(plan: Plan, group: Group) -> None:
     """What devices the container may use; left out where we lack the right to say so."""
     if plan.options.rootless or plan.moved_by_systemd or not plan.device_rules:
         return
-    load_device_rules(group, plan.device_rules, v2=plan.cgroup_v2)
+    try:
+        load_device_rules(group, plan.device_rules, v2=plan.cgroup_v2)
+    except PermissionError:
+        if not namespaces.is_rootless():
+            raise
 
 
 def load_device_rules(group: Group, rules: tuple[DeviceRule, ...], *, v2: bool) -> None:
@@ -168,7 +175,8 @@ def _between(plan: Plan, launch: init.Launch, child: handshake.ChildEnd, writing
     if plan.userns:
         identity.take_oom_score(plan.process_steps)
         _show_whole_proc(plan)
-    context: Context = init.prepare(plan)
+    # A user has no rights to prepare with; his init has them over its own copy of the host's mounts.
+    context: Context | None = init.prepare(plan) if syscalls.capget()[0] & _CAP_SYS_ADMIN else None
     if "user" not in spaces.new:
         # Before the init is born into a PID namespace that others are in. A new user namespace has none, and its files
         # in /proc must stay the caller's until the ids are mapped.

@@ -152,6 +152,9 @@ def _enter(builder: Builder, plan: Plan) -> None:
     if plan.namespaces.new_cgroup:
         call(lib.SYS_unshare, lib.CLONE_NEWCGROUP)
     if not plan.options.no_new_keyring:
+        assert plan.config.process is not None
+        if plan.config.process.selinux_label:
+            builder.write_file(init.KEYRING_LABEL, plan.config.process.selinux_label.encode())
         _keyring(builder, plan.id, file)
     if "net" in plan.namespaces.new:
         _raise_loopback(builder, file)

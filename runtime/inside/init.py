@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from runtime.spec.model import Process
 
 
+KEYRING_LABEL = "/proc/thread-self/attr/keycreate"
 SEED_ROOT = "/root"  # where a seed namespace has room for a container's root
 
 
@@ -58,6 +59,7 @@ class Launch:
         "hook_output",
         "host_namespaces",
         "keyring",
+        "keyring_label",
         "listener",
         "notify",
         "seed",
@@ -72,6 +74,7 @@ class Launch:
         self.group: Group | None = None
         self.host_namespaces: dict[str, int] = {}
         self.keyring: str | None = None
+        self.keyring_label = ""
         self.foreign: tuple[int, ...] = ()
         self.notify: tuple[str, str] | None = None
         self.seed = -1
@@ -195,13 +198,17 @@ def _enter(plan: Plan, channel: ChildEnd, launch: Launch) -> None:
         os.write(launch.delegated, b"0")
         os.close(launch.delegated)
     if launch.keyring is not None:
-        join_keyring(launch.keyring)
+        join_keyring(launch.keyring, launch.keyring_label)
     if "net" in spaces.new:
         _raise_loopback()
 
 
-def join_keyring(name: str) -> None:
-    """A session keyring of its own, so that the caller's keys are out of reach."""
+def join_keyring(name: str, label: str) -> None:
+    """A session keyring of its own, so that the caller's keys are out of reach; with the SELinux label of the process,
+    which could not use one of the caller's."""
+    if label:
+        with open(KEYRING_LABEL, "w") as file:
+            file.write(label)
     try:
         serial = syscalls.join_session_keyring(name)
         permissions = 0x3F3F0000  # possessor and owner: everything but changing it

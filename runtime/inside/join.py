@@ -123,7 +123,7 @@ def _join(plan: JoinPlan, channel: ChildEnd, launch: init.Launch) -> None:
         os.setresuid(0, 0, 0)
         syscalls.prctl(lib.PR_SET_DUMPABLE, 0)
     if launch.keyring is not None:
-        init.join_keyring(launch.keyring)
+        init.join_keyring(launch.keyring, launch.keyring_label)
     context = _bare_context(channel, plan)
     os.chdir("/")
     os.umask(0o022)

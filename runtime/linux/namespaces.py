@@ -96,3 +96,14 @@ def unpin(target: str) -> None:
         os.unlink(target)
     except FileNotFoundError:
         pass
+
+
+def is_rootless() -> bool:
+    """Without root, or root of a user namespace only."""
+    if os.geteuid() != 0:
+        return True
+    try:
+        with open("/proc/self/uid_map", "rb") as table:
+            return table.read().split() != [b"0", b"0", b"4294967295"]
+    except OSError:
+        return False

@@ -3,7 +3,7 @@
 
 import os
 
-from runtime.linux import dbus
+from runtime.linux import dbus, namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,14 +23,8 @@ class SystemdError(OSError):
 
 
 def uses_user_manager() -> bool:
-    """Whether our units are those of a user: without root, or root of a user namespace only."""
-    if os.geteuid() != 0:
-        return True
-    try:
-        with open("/proc/self/uid_map", "rb") as table:
-            return table.read().split() != [b"0", b"0", b"4294967295"]
-    except OSError:
-        return False
+    """Whether our units are those of a user."""
+    return namespaces.is_rootless()
 
 
 def _sockets(*, user: bool) -> list[tuple[str, bool]]:

@@ -50,6 +50,11 @@ def capability_sets(asked: Capabilities | None, available: int) -> tuple[Capabil
                 mask |= 1 << number
         masks[kind] = mask
     warnings += missing.values()
+    if masks["inheritable"] & ~masks["bounding"]:
+        # the kernel's own rule, and its refusal would come as late as start
+        names = capabilities.names_of(masks["inheritable"] & ~masks["bounding"])
+        why = f"{', '.join(names)} is inheritable but not in the bounding set: operation not permitted"
+        raise SpecError("process.capabilities.inheritable", why)
     masks["ambient"] &= masks["inheritable"] & masks["permitted"]
     if masks["effective"] & ~masks["permitted"]:
         names = capabilities.names_of(masks["effective"] & ~masks["permitted"])

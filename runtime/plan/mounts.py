@@ -454,7 +454,7 @@ class CgroupMount(MountStep):
 
     def _shown(self) -> list[tuple[str, str]]:
         if self.view.v2:
-            return [("unified", self.view.paths["unified"])]
+            return [("unified", self.view.paths.get("unified", "/sys/fs/cgroup"))]
         return [(name.removeprefix("name="), path) for name, path in self.view.paths.items()]
 
     def apply(self, context: Context) -> None:

@@ -175,6 +175,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "iptables_legacy": _command_in_a_netns("iptables-legacy", "-t", "nat", "-S"),
     "busybox": _exists("/bin/busybox"),
     "cc": _tool("cc"),
+    "newuidmap": _tool("newuidmap", "newgidmap"),
     # What need not be there for any test of ours to run, but is a peer or an oracle where it is.
     "runc": _tool("runc"),
     "crun": _tool("crun"),
@@ -212,6 +213,7 @@ CI_OFFERS = frozenset(
         "iptables_legacy",
         "busybox",
         "cc",
+        "newuidmap",
         # brought by `make setup`: a judge of profiles, independent readers and writers of images
         "apparmor_parser",
         "docker-registry",
