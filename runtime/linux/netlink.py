@@ -75,27 +75,29 @@ class Socket:
         self.close()
 
     def transact(self, *requests: m.Request) -> None:
-        """Send the requests in one call and wait for every answer; the first that failed is raised.
+        """Send the requests in one call and wait for the last one's answer; the first that failed is raised.
 
         The kernel works through all of them even if one fails, so a caller that sees an error tears down.
         """
         if not requests:
             return
         first = self._sequence + 1
+        last = self._sequence + len(requests)
         packets = []
         for request in requests:
             self._sequence += 1
-            flags = m.NLM_F_REQUEST | m.NLM_F_ACK | request.flags
+            # Only the last one asks for an answer: failures are told unasked and in order, and an answer costs a recv.
+            flags = m.NLM_F_REQUEST | request.flags | (m.NLM_F_ACK if self._sequence == last else 0)
             packets.append(_HEADER.pack(16 + len(request.body), request.kind, flags, self._sequence, 0) + request.body)
             packets.append(bytes(-len(request.body) & 3))
         self._send(b"".join(packets), requests[0])
         failure = None
-        waiting = len(requests)
-        while waiting:
+        answered = first - 1
+        while answered < last:
             for kind, _, sequence, body in self._receive():
-                if kind != NLMSG_ERROR or not first <= sequence <= self._sequence:
+                if kind != NLMSG_ERROR or not first <= sequence <= last:
                     continue
-                waiting -= 1
+                answered = sequence
                 request = requests[sequence - first]
                 error = failure_of(request, body)
                 if error is not None and failure is None and error.errno not in request.tolerated:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What our netlink makes is what ip, nft and pyroute2 see, and what they make is what ours reads."""
 
+import errno
 import json
 import os
 import socket
@@ -31,7 +32,7 @@ def net() -> Iterator[Netlink]:
     """Our netlink; the links of the test go afterwards, and with a link its addresses, routes and neighbours."""
     with Netlink() as opened:
         yield opened
-        for name in ("left", "one", "br"):
+        for name in ("left", "one", "two", "three", "four", "five", "br"):
             if opened.find_link(name):
                 opened.transact(m.delete_link(name=name))
 
@@ -134,6 +135,18 @@ def test_a_refusal_names_the_call_and_what_it_was_about(net: Netlink) -> None:
     with pytest.raises(KernelError) as caught:
         net.transact(m.add_route(m.route_body("10.1.0.0", 16, link=link, gateway="10.77.0.1"), "10.1.0.0/16"))
     assert "10.1.0.0/16" in str(caught.value)
+
+
+def test_of_many_requests_the_first_failure_is_told_and_the_rest_is_done(net: Netlink) -> None:
+    """Only the last request asks for an answer; failures before it come unasked."""
+    net.transact(m.new_link("one", "bridge"))
+    again = m.new_link("one", "bridge")
+    with pytest.raises(FileExistsError):
+        net.transact(m.new_link("two", "bridge"), again, m.delete_link(name="nobody"), m.new_link("three", "bridge"))
+    assert {"one", "two", "three"} <= {link.name for link in net.links()}
+    net.transact(again.tolerating(errno.EEXIST), m.new_link("four", "bridge"))
+    net.transact(m.new_link("five", "bridge"), again.tolerating(errno.EEXIST))
+    assert net.link("five").name == "five"
 
 
 def test_elements_of_sets_and_maps_are_what_nft_lists() -> None:

@@ -133,13 +133,17 @@ def _chain() -> Network:
     return Network(parse(json.dumps(conf).encode()), Options(path="/nonexistent"))
 
 
+# The lock, and what the next ADD writes over: one file of each name, whoever died.
+_SCRATCH = ("lock", "new", "new-holder")
+
+
 def _traces(container: str) -> list[str]:
     """Everything on this host that says the container's name, and every link that is not the bridge or lo."""
     settle()
     left = [f"link {link['ifname']}" for link in ip("link") if link["ifname"] not in ("lo", "br-net")]
     for top in ("/run/cni", "/var/lib/cni"):
         for directory, _, names in os.walk(top):
-            paths = [Path(directory, name) for name in names if name[0] != "." and name != "lock"]
+            paths = [Path(directory, name) for name in names if name[0] != "." and name not in _SCRATCH]
             left += [str(path) for path in paths if container in f"{path.name} {path.read_text()}"]
     rules = run("nft", "list", "ruleset")
     return left + [f"rule {line.strip()}" for line in rules.splitlines() if f" {container}:" in line]
