@@ -124,6 +124,8 @@ def up(
     """Start a cluster with a node for each runtime; without a network they stay NotReady until add_network."""
     if load(folder) is not None:
         raise SystemExit(f"a cluster lives in {folder} already: make cluster-down first")
+    if folder.exists():
+        raise SystemExit(f"{folder} holds the logs of an earlier cluster: remove it when you have read them")
     build(runtimes, images)
     folder.mkdir(parents=True)
     host_settings.hold(folder)
@@ -154,6 +156,8 @@ def _bring_up(cluster: Cluster, runtimes: Sequence[Runtime], proxy: str, *, is_n
             say(f"{each.name} is Ready {add_network(cluster, each):.2f} s after its CNI configuration appeared")
     cluster.apply((MANIFESTS / "coredns.yaml").read_text())
     _write_wrapper(cluster)
+    if is_networked:  # so that what a person types next finds services by their names
+        cluster.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=60s")
     return cluster
 
 
