@@ -130,7 +130,11 @@ def _with_sockets_of_systemd(raw: Any) -> Any:
 def host_facts(layout: cgroup.Layout) -> container.HostFacts:
     """What the plan must know about this host."""
     return container.HostFacts(
-        cgroup_v2=layout.v2, capabilities=syscalls.capget()[1], euid=os.geteuid(), egid=os.getegid()
+        cgroup_v2=layout.v2,
+        capabilities=syscalls.capget()[1],
+        euid=os.geteuid(),
+        egid=os.getegid(),
+        rootless=namespaces.is_rootless(),
     )
 
 
@@ -264,11 +268,13 @@ def _make(request: CreateRequest, plan: Plan, layout: cgroup.Layout, entry: Reco
         try:
             group, entry.cgroup_made = launch.set_up_cgroup(plan, layout)
         except OSError as error:
-            _do_without_cgroup(plan, entry, error)
+            plan = _do_without_cgroup(request, plan, layout, entry, error)
     return _make_in(group, request, plan, entry, lock_fd)
 
 
-def _do_without_cgroup(plan: Plan, entry: Record, error: OSError) -> None:
+def _do_without_cgroup(
+    request: CreateRequest, plan: Plan, layout: cgroup.Layout, entry: Record, error: OSError
+) -> Plan:
     """A user who may make no group has his container in his own one, if there is nothing to limit."""
     if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not namespaces.is_rootless():
         raise error
@@ -278,6 +284,8 @@ def _do_without_cgroup(plan: Plan, entry: Record, error: OSError) -> None:
         raise CreateFailed(f"{asked}: a limit needs a cgroup, and this user may make none: {error} ({hint})") from None
     cgroup.Group(plan.cgroup_paths, v2=plan.cgroup_v2).remove()
     entry.cgroup_paths = {}
+    request.use_cgroups = False
+    return plan_for(request, plan.config, layout)
 
 
 def _make_in_scope(request: CreateRequest, plan: Plan, layout: cgroup.Layout, entry: Record, lock_fd: int) -> Created:

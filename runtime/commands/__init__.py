@@ -14,10 +14,20 @@ def root(settings: "Options") -> str:
     given = settings.value("--root")
     if given:
         return given if given.startswith("/") else f"{posix.getcwd()}/{given}"
-    if posix.geteuid() == 0:
+    own = posix.environ.get(b"XDG_RUNTIME_DIR", b"")
+    if posix.geteuid() == 0 and not (own and _is_a_users_root()):
         return "/run/ketch-runtime"
-    own = posix.environ.get(b"XDG_RUNTIME_DIR", f"/tmp/ketch-runtime-{posix.geteuid()}".encode())  # noqa: S108
+    own = own or f"/tmp/ketch-runtime-{posix.geteuid()}".encode()  # noqa: S108
     return own.decode(errors="surrogateescape") + "/ketch-runtime"
+
+
+def _is_a_users_root() -> bool:
+    """podman of a user calls us as root of a user namespace, with the user's environment."""
+    if posix.environ.get(b"USER") == b"root":
+        return False
+    from runtime.linux import namespaces
+
+    return namespaces.is_rootless()
 
 
 def systemd_cgroup(settings: "Options") -> bool:

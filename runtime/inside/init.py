@@ -104,7 +104,7 @@ def seal(*, terminal: bool) -> None:
 
 def prepare(plan: Plan) -> Context:
     """Open everything of the host that the container will get; runs where the host's mounts and rights still are."""
-    context = Context(bundle=plan.bundle, root_path=plan.root_path, channel=None, userns=plan.userns)
+    context = Context(bundle=plan.bundle, root_path=plan.root_path, channel=None, userns=plan.userns or plan.rootless)
     if plan.masks:
         context.prepare()
     prepare_into(plan, context)
@@ -149,7 +149,9 @@ def _run(plan: Plan, channel: ChildEnd, launch: Launch, context: Context | None)
     _enter(plan, channel, launch)
     if context is None:
         # Each step opens what it needs of the host by itself: the host is in sight until the pivot.
-        context = Context(bundle=plan.bundle, root_path=plan.root_path, channel=None, userns=plan.userns)
+        context = Context(
+            bundle=plan.bundle, root_path=plan.root_path, channel=None, userns=plan.userns or plan.rootless
+        )
         if plan.masks:
             context.prepare()
     context.channel = channel

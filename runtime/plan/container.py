@@ -38,6 +38,7 @@ class HostFacts(Frozen):
     capabilities: int
     euid: int
     egid: int
+    rootless: bool = False  # also as root of a user namespace
 
 
 class CreateOptions(Frozen):
@@ -101,6 +102,7 @@ class Plan(Frozen):
     hooks: Hooks
     warnings: tuple[str, ...]
     scope: Scope | None = None
+    rootless: bool = False
 
     @property
     def userns(self) -> bool:
@@ -142,7 +144,8 @@ def build(
     userns = "user" in spaces.new or any(kind == "user" for kind, _ in spaces.joined)
     root_path = config.root.path if config.root.path.startswith("/") else f"{bundle}/{config.root.path}"
     _check_combinations(config, spaces, userns=userns, options=options)
-    root = plan_root(config, os.path.normpath(root_path), userns=userns, no_pivot=options.no_pivot)
+    bind = userns or host.rootless
+    root = plan_root(config, os.path.normpath(root_path), bind_devices=bind, no_pivot=options.no_pivot)
     view = mount_plan.CgroupView(cgroup_paths, v2=host.cgroup_v2, namespace=spaces.new_cgroup)
     mappings = (linux.uid_mappings, linux.gid_mappings)
     label, label_warnings = _mount_label(linux)
@@ -179,6 +182,7 @@ def build(
         hooks=config.hooks,
         warnings=(*warnings, *label_warnings),
         scope=scope,
+        rootless=host.rootless,
     )
 
 

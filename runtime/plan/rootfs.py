@@ -349,7 +349,7 @@ class RootPlan(Frozen):
     pivot: Step
 
 
-def plan_root(config: Config, path: str, *, userns: bool, no_pivot: bool) -> RootPlan:
+def plan_root(config: Config, path: str, *, bind_devices: bool, no_pivot: bool) -> RootPlan:
     """What is done to the root file system."""
     linux = config.linux
     host_mounts = config.namespace("mnt") is None
@@ -357,7 +357,7 @@ def plan_root(config: Config, path: str, *, userns: bool, no_pivot: bool) -> Roo
     if owns_dev(config):
         listed = {os.path.normpath(device.path) for device in linux.devices}
         devices = [device for device in DEFAULT_DEVICES if device.path not in listed] + list(linux.devices)
-        after += [DeviceNode(device, bind=userns) for device in devices]
+        after += [DeviceNode(device, bind=bind_devices) for device in devices]
         after.append(DeviceLinks())
     masks: list[Step] = [ReadonlyPath(path) for path in linux.readonly_paths]
     masks += [MaskPath(path) for path in linux.masked_paths]

@@ -19,7 +19,7 @@ from tests.e2e.images import Image
 from tests.e2e.machine import Machine, power_on
 
 HERE = Path(__file__).parent
-SCRIPTS = ("podman", "containerd", "buildah", "conmon")
+SCRIPTS = ("podman", "rootless", "containerd", "buildah", "conmon")
 
 # Debian's crun 1.8.1 refuses hosts with a cgroup2 mount with controllers beside those of v1, so it is shown none.
 _HIDE_HYBRID = """
