@@ -3,6 +3,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from vagrant import where
 from vagrant.where import Outcome
 
@@ -43,3 +45,10 @@ def test_what_ran_nowhere_is_named_and_fails() -> None:
     ]
     del machine["t.py::test_none"]
     assert where.table(machine, {"t.py::test_part": Outcome("passed")}, {"t.py::test_all": Outcome("passed")})[1] == 0
+
+
+def test_without_a_run_of_the_vm_the_committed_one_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    machine = tmp_path / "machine.xml"
+    machine.write_text(_JUNIT)
+    assert where.main(["table", str(machine)]) == 1
+    assert "NOWHERE tests/linux/test_a.py::test_v2: needs cgroup2" in capsys.readouterr().out
