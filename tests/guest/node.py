@@ -74,6 +74,7 @@ def serve_from_the_checkout(network: dict[str, Any] | None = None) -> Node:
     Path("/etc/cni/net.d").mkdir(parents=True, exist_ok=True)
     Path("/etc/cni/net.d/10-pods.conflist").write_text(json.dumps(network or NETWORK))
     Path("/var/lib/ketch").mkdir(exist_ok=True)
+    run("rm", "-rf", "/var/log/pods")  # pods of an earlier run had the same names
     store = ImageStore("/var/lib/ketch/images")
     store.build_busybox(BUSYBOX)
     store.close()

@@ -19,6 +19,7 @@ import pytest
 
 from runtime import lifecycle
 from runtime.keep import client as keep
+from runtime.linux import cgroup
 from tests.support.rootfs import make_rootfs
 
 SPACES = ("pid", "ipc", "uts", "mount")
@@ -104,8 +105,9 @@ class Node:
             lifecycle.delete(f"{self.state}/runtime", name, force=True)
         self.client.shutdown(force=True)
         wait_until(lambda: not self.keeper_pids())
-        for directory in Path("/sys/fs/cgroup").glob("*/keep"):
-            directory.rmdir()
+        for pattern in ("keep", "*/keep"):  # version 2, version 1
+            for directory in Path("/sys/fs/cgroup").glob(pattern):
+                directory.rmdir()
 
 
 def _comm(pid: int) -> str:
@@ -319,6 +321,7 @@ def test_a_kill_by_the_limit_of_a_group_above_names_that_group(node: Node) -> No
     above = Path("/sys/fs/cgroup/memory/keep")
     if not above.parent.is_dir():
         above = Path("/sys/fs/cgroup/keep")
+        cgroup.delegate_controllers(str(above.parent))
     above.mkdir()
     limit = above / ("memory.max" if (above / "memory.max").exists() else "memory.limit_in_bytes")
     if limit.name == "memory.limit_in_bytes":

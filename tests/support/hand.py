@@ -19,6 +19,15 @@ from tests.support import kernel
 from tests.support.instruments import command
 
 
+def _group_for_others() -> str:
+    """Our own group, and on version 2 the one above it: a group with processes passes no controllers on."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    for line in lines:
+        if ":memory:" in line:
+            return line.split(":", 2)[2]
+    return next(line for line in lines if line.startswith("0::")).removeprefix("0::").rpartition("/")[0]
+
+
 class Ketch:
     """The command, run as a person would; output is text."""
 
@@ -26,14 +35,11 @@ class Ketch:
         self.directory = directory
         self.state = directory / "state"
         self.root = directory / "root"
-        group = Path("/proc/self/cgroup").read_text()
-        own = next(
-            (line.split(":")[2] for line in group.splitlines() if ":memory:" in line or line.startswith("0::/")), "/"
-        )
+        config_parent = f"{_group_for_others().rstrip('/')}/ketch-hand-test"
         config = directory / "config.toml"
         config.write_text(
             f'[paths]\nstate = "{self.state}"\nroot = "{self.root}"\nnetns = "{directory}/netns"\n'
-            f'[runtime]\ndefault_cgroup_parent = "{own.rstrip("/")}/ketch-hand-test"\n'
+            f'[runtime]\ndefault_cgroup_parent = "{config_parent}"\n'
         )
         self.environment = {**os.environ, "KETCH_CONFIG": str(config), "TERM": "xterm"}
         self.environment.pop("KETCH_DEBUG", None)
