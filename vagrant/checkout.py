@@ -30,20 +30,25 @@ def bring_in(chosen: machine.Machine) -> None:
     machine.ssh(chosen, f"mkdir -p {TOP}")
     if is_built_here:
         subprocess.run([PYTHON, "-m", "compileall", "-q", *_packages()], cwd=TOP, check=True)
-        install = ["make", "-s", "install", f"DESTDIR={INSTALLED}", "PREFIX=/usr/local"]
-        subprocess.run(install, cwd=TOP, stdout=subprocess.DEVNULL, check=True)
     machine.push(chosen, TOP, ["--delete", "--include=/build/cni", *(f"--exclude={name}" for name in left_out)])
-    machine.ssh(chosen, f"cd {TOP} && mkdir -p {REPORT} && {{ [ -e .venv ] || ln -s /opt/ketch/venv .venv; }}")
+    machine.ssh(chosen, f"cd {TOP} && mkdir -p {REPORT} && {{ [ -e .venv ] || cp -al /opt/ketch/venv .venv; }}")
     if is_built_here:
         commands = ["--include=/bin", "--include=/bin/ketch*", "--include=/ready", "--exclude=*"]
         machine.push(chosen, TOP / ".venv", ["--hard-links", *commands])
-        machine.push(chosen, INSTALLED, ["--hard-links", "--delete"])
         machine.ssh(chosen, f"cd {TOP} && .venv/bin/python -m runtime.linux.cold_writer > /dev/null")
     else:
         # bash takes a socket on stdin for rshd's and reads bashrc, which make's `bash -u` does not survive
         machine.ssh(chosen, f"exec < /dev/null; cd {TOP} && touch .venv/ready && make -s build")
     how = "as it was built here" if is_built_here else "and built there"
     print(f"vm: the tree is in the guest {how}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+
+
+def bring_installation_in(chosen: machine.Machine) -> None:
+    """`make install` done here for the guest's /usr/local; a guest of another release does it itself."""
+    if guest.is_this_release(chosen.image.suite):
+        install = ["make", "-s", "install", f"DESTDIR={INSTALLED}", "PREFIX=/usr/local"]
+        subprocess.run(install, cwd=TOP, stdout=subprocess.DEVNULL, check=True)
+        machine.push(chosen, INSTALLED, ["--hard-links", "--delete"])
 
 
 def _packages() -> list[str]:

@@ -31,6 +31,8 @@ def run(chosen: machine.Machine, report: Path, words: list[str], *, everything: 
     """pytest in the guest; the report is junit.xml and a table of outcomes, below the folder `report`."""
     selection = words or (["tests"] if everything else _beyond_ci())
     checkout.bring_in(chosen)
+    if any(word == "tests" or word.startswith("tests/guest") for word in selection):
+        checkout.bring_installation_in(chosen)
     factor = speed.timeout_factor(chosen)
     print(f"vm: timeouts are {factor} times those of the host", file=sys.stderr)
     status = machine.ssh(

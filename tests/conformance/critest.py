@@ -85,7 +85,17 @@ def run(runtime: Runtime, folder: Path, flags: list[str], seconds: float, other:
         machine.power_off()
 
 
+# The AppArmor specs load profiles through sudo and take each word on its stderr for an error; it has one to say where
+# the machine's own name leads nowhere.
+_KNOWN_BY_NAME = """
+cp /etc/hosts /run/hosts
+echo "127.0.1.1 $(hostname)" >> /run/hosts
+mount --bind /run/hosts /etc/hosts
+"""
+
+
 def _prepare(machine: Machine, runtime: Runtime, storage: Path) -> None:
+    machine.run("sh", "-euc", _KNOWN_BY_NAME)
     settings = machine.folder / "registry.yml"
     settings.write_text(registry.configuration(storage, REGISTRY))
     machine.start("registry", *registry.command(settings))

@@ -7,6 +7,7 @@ hierarchies are mounted again, so paths there are as on a plain node (/sys/fs/cg
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -18,8 +19,6 @@ MOUNT_INSIDE = """
 umount -R /sys/fs/cgroup || umount -l /sys/fs/cgroup
 if [ "$1" = unified ]; then
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
-    mkdir /sys/fs/cgroup/init
-    while read -r pid; do echo "$pid" > /sys/fs/cgroup/init/cgroup.procs || true; done < /sys/fs/cgroup/cgroup.procs
     for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
         echo "+$controller" > /sys/fs/cgroup/cgroup.subtree_control
     done
@@ -54,6 +53,10 @@ def groups(name: str) -> list[Path]:
 
 def create(name: str) -> list[Path]:
     """Make the groups ready for processes."""
+    if is_unified():
+        for controller in (MOUNTED / "cgroup.controllers").read_text().split():
+            with contextlib.suppress(OSError):  # such as cpu, while a real-time process is outside the root
+                (MOUNTED / "cgroup.subtree_control").write_text(f"+{controller}")
     made = groups(name)
     for group in made:
         group.mkdir(exist_ok=True)
@@ -61,6 +64,18 @@ def create(name: str) -> list[Path]:
             if (group / inherited).exists() and not is_unified():
                 (group / inherited).write_text((group.parent / inherited).read_text())
     return made
+
+
+def vacate(name: str) -> None:
+    """Version 2 passes controllers on from an empty group alone, and the first processes had to be in it: they move.
+
+    Seen from inside, the one that waits for the machine has no pid, so this is the host's to do.
+    """
+    if is_unified():
+        root = MOUNTED / name
+        (root / "init").mkdir()
+        for pid in (root / "cgroup.procs").read_text().split():
+            (root / "init/cgroup.procs").write_text(pid)
 
 
 def remove(name: str, seconds: float = 20) -> None:
