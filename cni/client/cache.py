@@ -74,6 +74,11 @@ class Cache:
     def forget(self, network: str, container_id: str, ifname: str) -> None:
         durable.remove(self.path(network, container_id, ifname), durable=False)
 
+    def sweep(self) -> None:
+        """Remove what writers have left that died before their file had its name."""
+        if os.path.isdir(self.directory):
+            durable.sweep(self.directory)
+
     def all(self, network: str | None = None) -> list[Cached]:
         """Every attachment that somebody has cached, of one network or of all."""
         try:

@@ -156,6 +156,7 @@ class Network:
                     self._invoke(plugin, "GC", None, previous=None, extra=extra)
                 except CniError as error:
                     failures.append(f"{plugin['type']}: {error}")
+        self._cache.sweep()
         if failures:
             raise CniError(PLUGIN, f"network {self.name}: GC: {'; '.join(failures)}")
 

@@ -3,7 +3,7 @@
 
 import os
 
-from runtime.linux import json_text
+from runtime.linux import durable, json_text
 from runtime.linux import netlink_messages as m
 from runtime.linux.kernel_error import KernelError
 from runtime.linux.netlink import read_sysctl, write_sysctl
@@ -105,11 +105,9 @@ def delete(call: Call) -> None:
             link = sandbox.netlink.find_link(call.ifname)
             if saved and link is not None:
                 _restore(sandbox, saved, link)
-    if path:
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
+    if os.path.isdir(os.path.dirname(path)):
+        durable.remove(path, durable=False)
+        durable.sweep(os.path.dirname(path))
 
 
 def check(call: Call) -> None:
@@ -150,6 +148,7 @@ def gc(call: Call) -> None:
         names = os.listdir(directory)
     except FileNotFoundError:
         return
+    durable.sweep(directory)
     for name in names:
         # Backups carry no network: one that another network's attachment may still need stays.
         if (
@@ -244,10 +243,7 @@ def _back_up(call: Call, config: Config, link: Link) -> None:
     if os.path.exists(path):
         return  # an ADD before this one knew the original
     os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-    temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json_text.dumps(saved))
-    os.rename(temporary, path)
+    durable.replace(path, json_text.dumps(saved).encode(), durable=False)  # a boot ends what it describes
 
 
 def _read_backup(path: str) -> "dict[str, Any] | None":
