@@ -3,290 +3,9 @@
 
 from __future__ import annotations
 
+from cri.hand.command_options import FILTER, FORMAT, INTERACTIVE, NO_TRUNC, QUIET, TTY
+from cri.hand.container_commands import CONTAINERS
 from cri.hand.grammar import Command, Option
-
-FORMAT = Option("--format", "json, or a template such as '{{.Names}}'", value="FORM")
-QUIET = Option("-q --quiet", "print ids only")
-NO_TRUNC = Option("--no-trunc", "do not shorten anything")
-FILTER = Option("-f --filter", "show only what matches, e.g. name=web or status=exited", value="KEY=VALUE", many=True)
-FORCE = Option("-f --force", "do it even when it is in use")
-INTERACTIVE = Option("-i --interactive", "keep stdin open")
-TTY = Option("-t --tty", "give it a terminal")
-USER = Option("-u --user", "user and group, by name or number", value="USER[:GROUP]")
-WORKDIR = Option("-w --workdir", "working directory inside", value="DIR")
-ENV = Option("-e --env", "set a variable; without =VALUE take it from here", value="NAME[=VALUE]", many=True)
-ENV_FILE = Option("--env-file", "read variables from a file", value="FILE", many=True)
-PRIVILEGED = Option("--privileged", "all capabilities, all devices, no confinement")
-TIME = Option("-t --time", "seconds to wait before it is killed", value="SECONDS", default="10")
-
-MAKE = (
-    INTERACTIVE,
-    TTY,
-    Option("--name", "the container's name", value="NAME"),
-    ENV,
-    ENV_FILE,
-    Option("-v --volume", "mount a volume or a path of this machine", value="SOURCE:PATH[:ro]", many=True),
-    Option(
-        "--mount", "mount, spelled out: type=bind|volume|tmpfs,source=,target=[,readonly]", value="MOUNT", many=True
-    ),
-    Option("--tmpfs", "mount an empty file system in memory", value="PATH[:OPTIONS]", many=True),
-    Option("-p --publish", "publish a port on this machine", value="[[IP:]PORT:]PORT[/PROTO]", many=True),
-    Option("--network", "bridge, host, none, container:NAME, or a network's name", value="NETWORK", complete="network"),
-    Option("--ip", "an address of the network for it", value="ADDRESS"),
-    Option("--dns", "a name server", value="ADDRESS", many=True),
-    Option("--dns-search", "a domain to search names in", value="DOMAIN", many=True),
-    Option("--dns-option", "a line for options in resolv.conf", value="OPTION", many=True),
-    Option("--add-host", "a line for /etc/hosts", value="NAME:ADDRESS", many=True),
-    Option("-h --hostname", "its host name; default: its id", value="NAME"),
-    USER,
-    WORKDIR,
-    Option("--entrypoint", "replace the image's entry point", value="COMMAND"),
-    Option("-m --memory", "memory limit: 512m, 2g", value="BYTES"),
-    Option("--memory-swap", "memory and swap together; -1: as much swap as there is", value="BYTES"),
-    Option("--cpus", "how many processors' worth of time: 1.5", value="NUMBER"),
-    Option("-c --cpu-shares", "share of processor time against others", value="SHARES"),
-    Option("--cpuset-cpus", "run on these processors only: 0-2,4", value="LIST"),
-    Option("--pids-limit", "how many processes at once", value="COUNT"),
-    Option("--blkio-weight", "share of disk time, 10 to 1000", value="WEIGHT"),
-    Option("--device-read-bps", "limit reading: /dev/sda:1mb", value="DEVICE:RATE", many=True),
-    Option("--device-write-bps", "limit writing: /dev/sda:1mb", value="DEVICE:RATE", many=True),
-    Option("--device-read-iops", "limit reads per second: /dev/sda:1000", value="DEVICE:COUNT", many=True),
-    Option("--device-write-iops", "limit writes per second: /dev/sda:1000", value="DEVICE:COUNT", many=True),
-    Option("--shm-size", "size of /dev/shm: 64m", value="BYTES"),
-    Option("--oom-score-adj", "how early it is killed when memory runs out", value="NUMBER"),
-    Option("--cap-add", "give a capability: NET_ADMIN, ALL", value="CAPABILITY", many=True),
-    Option("--cap-drop", "take a capability: NET_RAW, ALL", value="CAPABILITY", many=True),
-    PRIVILEGED,
-    Option("--read-only", "the image's files cannot be changed"),
-    Option("--security-opt", "no-new-privileges, seccomp=FILE|unconfined, apparmor=NAME", value="OPTION", many=True),
-    Option("--group-add", "one more group", value="GROUP", many=True),
-    Option("--device", "give a device of this machine", value="DEVICE[:PATH[:rwm]]", many=True),
-    Option("--init", "run a small init as process 1, which forwards signals and reaps"),
-    Option("--pid", "host, or container:NAME: whose processes it sees", value="MODE"),
-    Option("--ipc", "host, private, or container:NAME", value="MODE"),
-    Option("--userns", "host, or private: root inside is nobody outside", value="MODE"),
-    Option("--stop-signal", "what stop sends", value="SIGNAL"),
-    Option("--stop-timeout", "seconds before stop kills", value="SECONDS"),
-    Option("--ulimit", "a resource limit: nofile=1024:2048", value="NAME=SOFT[:HARD]", many=True),
-    Option("--sysctl", "a kernel setting of its own namespaces", value="NAME=VALUE", many=True),
-    Option("-l --label", "a label", value="NAME=VALUE", many=True),
-    Option("--pull", "always, missing or never", value="WHEN", default="missing"),
-    Option("--platform", "which platform's image: linux/arm64", value="PLATFORM"),
-    Option("--runtime", "another OCI runtime of the configuration", value="NAME"),
-    Option("--cgroup-parent", "where its cgroup goes", value="PATH"),
-    Option("--cidfile", "write the id to a file", value="FILE"),
-    Option(
-        "--restart", "no; other policies need a process that keeps them and are refused", value="POLICY", default="no"
-    ),
-    Option("--rm", "remove it when it ends"),
-)
-
-CONTAINERS = (
-    Command(
-        "run",
-        "Make a container of an image and start it",
-        does="cri.hand.run:run",
-        arguments="IMAGE [COMMAND [ARG...]]",
-        options=(
-            *MAKE,
-            Option("-d --detach", "leave it running in the background and print its id"),
-            Option(
-                "--detach-keys", "the keys that leave it running: ctrl-p,ctrl-q", value="KEYS", default="ctrl-p,ctrl-q"
-            ),
-            Option("--sig-proxy", "pass signals on to it (default true)"),
-        ),
-        rest=1,
-        complete="image",
-        detail="The exit code is the container's; 125 when Ketch could not make it, 126 when the command cannot be "
-        "executed, 127 when there is no such command.",
-        examples=(
-            ("ketch run --rm -it ubuntu:22.04 bash", "a shell that leaves nothing behind"),
-            ("ketch run -d --name web -p 8080:80 nginx", "a web server, reachable on port 8080 of this machine"),
-            ("ketch run --mount source=data,target=/app alpine", "with a volume that outlives it"),
-        ),
-    ),
-    Command(
-        "create",
-        "Make a container without starting it",
-        does="cri.hand.run:create",
-        arguments="IMAGE [COMMAND [ARG...]]",
-        options=MAKE,
-        rest=1,
-        complete="image",
-    ),
-    Command(
-        "start",
-        "Start containers that were made or have ended",
-        does="cri.hand.run:start",
-        arguments="CONTAINER...",
-        options=(
-            Option("-a --attach", "show what it prints and wait for its end"),
-            Option("-i --interactive", "give it our stdin"),
-            Option("--detach-keys", "the keys that leave it running", value="KEYS", default="ctrl-p,ctrl-q"),
-        ),
-        complete="container",
-    ),
-    Command(
-        "stop",
-        "Stop containers: their stop signal, then SIGKILL",
-        does="cri.hand.lifecycle:stop",
-        arguments="CONTAINER...",
-        options=(TIME,),
-        complete="running",
-    ),
-    Command(
-        "restart",
-        "Stop containers and start them again",
-        does="cri.hand.lifecycle:restart",
-        arguments="CONTAINER...",
-        options=(TIME,),
-        complete="container",
-    ),
-    Command(
-        "kill",
-        "Send containers a signal",
-        does="cri.hand.lifecycle:kill",
-        arguments="CONTAINER...",
-        options=(Option("-s --signal", "which one", value="SIGNAL", default="KILL"),),
-        complete="running",
-    ),
-    Command(
-        "rm",
-        "Remove containers",
-        does="cri.hand.lifecycle:remove",
-        arguments="[CONTAINER...]",
-        options=(
-            Option("-f --force", "kill those that run"),
-            Option("-v --volumes", "remove their anonymous volumes as well"),
-            Option("-a --all", "all of them"),
-        ),
-        complete="container",
-    ),
-    Command(
-        "pause", "Freeze containers", does="cri.hand.lifecycle:pause", arguments="CONTAINER...", complete="running"
-    ),
-    Command(
-        "unpause", "Thaw containers", does="cri.hand.lifecycle:unpause", arguments="CONTAINER...", complete="running"
-    ),
-    Command(
-        "wait",
-        "Wait for containers to end and print their exit codes",
-        does="cri.hand.lifecycle:wait",
-        arguments="CONTAINER...",
-        complete="container",
-    ),
-    Command(
-        "exec",
-        "Run a command in a running container",
-        does="cri.hand.inside:exec_",
-        arguments="CONTAINER COMMAND [ARG...]",
-        options=(
-            INTERACTIVE,
-            TTY,
-            Option("-d --detach", "do not wait for it"),
-            ENV,
-            USER,
-            WORKDIR,
-            PRIVILEGED,
-            Option("--detach-keys", "the keys that leave it running", value="KEYS", default="ctrl-p,ctrl-q"),
-        ),
-        rest=1,
-        complete="running",
-        examples=(("ketch exec -it web sh", "a shell in the container web"),),
-    ),
-    Command(
-        "attach",
-        "Join a running container's terminal or output",
-        does="cri.hand.inside:attach",
-        arguments="CONTAINER",
-        options=(
-            Option("--no-stdin", "do not pass our stdin on"),
-            Option("--detach-keys", "the keys that leave it running", value="KEYS", default="ctrl-p,ctrl-q"),
-        ),
-        complete="running",
-    ),
-    Command(
-        "logs",
-        "Print what a container has printed",
-        does="cri.hand.logs:logs",
-        arguments="CONTAINER",
-        options=(
-            Option("-f --follow", "go on with what it prints from now on"),
-            Option("-n --tail", "only the last lines", value="COUNT", default="all"),
-            Option("--since", "only lines from this time on: 10m, 2026-01-31T12:00:00Z", value="TIME"),
-            Option("--until", "only lines before this time", value="TIME"),
-            Option("-t --timestamps", "with the time of each line"),
-        ),
-        complete="container",
-    ),
-    Command(
-        "cp",
-        "Copy files between a container and this machine",
-        does="cri.hand.copy:copy",
-        arguments="SOURCE TARGET",
-        options=(Option("-a --archive", "keep owners"),),
-        detail="One of the two is CONTAINER:PATH; - is a tar stream.",
-    ),
-    Command(
-        "ps",
-        "List containers",
-        does="cri.hand.show:ps",
-        options=(
-            Option("-a --all", "those that have ended too"),
-            Option("--all-owners", "the kubelet's too"),
-            Option("-n --last", "the last ones that were made", value="COUNT"),
-            Option("-l --latest", "the last one that was made"),
-            Option("-s --size", "how much each has written"),
-            QUIET,
-            NO_TRUNC,
-            FILTER,
-            FORMAT,
-        ),
-    ),
-    Command(
-        "inspect",
-        "Print all that is known of containers, images, volumes or networks",
-        does="cri.hand.show:inspect",
-        arguments="NAME...",
-        options=(Option("-f --format", "json, or a template", value="FORM"),),
-        complete="container",
-    ),
-    Command(
-        "top",
-        "List the processes of a container",
-        does="cri.hand.show:top",
-        arguments="CONTAINER [PS-OPTION...]",
-        rest=1,
-        complete="running",
-    ),
-    Command(
-        "stats",
-        "Show what containers use",
-        does="cri.hand.usage:stats",
-        arguments="[CONTAINER...]",
-        options=(
-            Option("-a --all", "those that have ended too"),
-            Option("--no-stream", "once, not again and again"),
-            NO_TRUNC,
-            FORMAT,
-        ),
-        complete="running",
-    ),
-    Command(
-        "port",
-        "List a container's published ports",
-        does="cri.hand.show:port",
-        arguments="CONTAINER [PORT[/PROTO]]",
-        complete="container",
-    ),
-    Command(
-        "events",
-        "Print what happens to containers, as it happens",
-        does="cri.hand.happenings:events",
-        options=(FILTER, FORMAT),
-    ),
-    Command("rename", "Give a container another name", does="cri.hand.lifecycle:rename", arguments="CONTAINER NAME"),
-)
 
 IMAGES = (
     Command(
@@ -302,7 +21,14 @@ IMAGES = (
         "List images",
         does="cri.hand.images:images",
         arguments="[NAME]",
-        options=(Option("-a --all", "the nameless too"), Option("--digests", "with digests"), QUIET, NO_TRUNC, FORMAT),
+        options=(
+            Option("-a --all", "the nameless too"),
+            Option("--digests", "with digests"),
+            Option("-f --filter", "dangling=true, reference=NAME or label=NAME[=VALUE]", value="KEY=VALUE", many=True),
+            QUIET,
+            NO_TRUNC,
+            FORMAT,
+        ),
     ),
     Command(
         "rmi",
@@ -324,7 +50,7 @@ IMAGES = (
     Command(
         "save",
         "Write images to a tar archive",
-        does="cri.hand.images:save",
+        does="cri.hand.archives:save",
         arguments="IMAGE...",
         options=(Option("-o --output", "the file; default: stdout", value="FILE"),),
         complete="image",
@@ -332,13 +58,13 @@ IMAGES = (
     Command(
         "load",
         "Read images from a tar archive",
-        does="cri.hand.images:load",
+        does="cri.hand.archives:load",
         options=(Option("-i --input", "the file; default: stdin", value="FILE"), QUIET),
     ),
     Command(
         "import",
         "Make an image of a tar archive of files, or of a folder",
-        does="cri.hand.images:import_",
+        does="cri.hand.archives:import_",
         arguments="FILE [NAME]",
         options=(Option("-c --change", "set CMD, ENTRYPOINT, ENV, USER or WORKDIR", value="INSTRUCTION", many=True),),
     ),
@@ -357,13 +83,13 @@ IMAGES = (
     Command(
         "image local",
         "Make an image of this machine's busybox, without a network",
-        does="cri.hand.images:local",
+        does="cri.hand.archives:local",
         arguments="[NAME]",
     ),
     Command(
         "image prune",
         "Remove images that no container stands on",
-        does="cri.hand.images:prune",
+        does="cri.hand.prune:image",
         options=(Option("-a --all", "those with names too"), Option("-f --force", "do not ask")),
     ),
 )
@@ -399,7 +125,7 @@ VOLUMES = (
     Command(
         "volume prune",
         "Remove volumes that no container uses",
-        does="cri.hand.volumes:prune",
+        does="cri.hand.prune:volume",
         options=(Option("-a --all", "those with names too"), Option("-f --force", "do not ask")),
     ),
 )
@@ -427,6 +153,12 @@ NETWORKS = (
         arguments="NETWORK...",
         options=(Option("-f --format", "json, or a template", value="FORM"),),
         complete="network",
+    ),
+    Command(
+        "network prune",
+        "Remove networks without members",
+        does="cri.hand.prune:network",
+        options=(Option("-f --force", "do not ask"),),
     ),
     Command(
         "network rm", "Remove networks", does="cri.hand.networks:remove", arguments="NETWORK...", complete="network"
@@ -530,6 +262,16 @@ SEEING = (
         options=(FORMAT, Option("--verify", "compare every installed file with its sum instead")),
     ),
     Command(
+        "system prune",
+        "Remove containers that do not run, networks without members, and images without a name",
+        does="cri.hand.prune:system",
+        options=(
+            Option("-a --all", "all images that no container stands on"),
+            Option("--volumes", "volumes without a name, too"),
+            Option("-f --force", "do not ask"),
+        ),
+    ),
+    Command(
         "system shutdown",
         "End the processes that wait for containers; refused while there are any",
         does="cri.hand.system:shutdown",
@@ -574,7 +316,7 @@ ALIASES = {
     "pod ps": "pod ls",
     "pod rm": "pod delete",
     "apply": "pod apply",
-    **{f"container {c.words}": c.words for c in CONTAINERS if c.words != "ps"},
+    **{f"container {c.words}": c.words for c in CONTAINERS if c.words != "ps" and " " not in c.words},
     **{f"image {c.words}": c.words for c in IMAGES if c.words in ("pull", "push", "tag", "save", "load", "history")},
 }
 

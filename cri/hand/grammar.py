@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+# Other spellings that docker takes without showing them.
+SPELLINGS = {"net": "network", "dns-opt": "dns-option", "timeout": "time"}
+
+
 class Option:
     """One option. `value` is what its value is called; empty for a flag. `many` collects repeated ones in a list."""
 
@@ -108,6 +112,10 @@ class Arguments:
         """Whether a flag was given."""
         values = self._values.get(name)
         return values is not None and values[-1] == "true"
+
+    def on(self, name: str) -> bool:
+        """Whether a flag holds that is on by default."""
+        return self.text(name) == "true"
 
     def text(self, name: str) -> str:
         """The value of an option, the last one given, or its default."""
@@ -215,7 +223,7 @@ class _Parser:
         name, equals, value = word[2:].partition("=")
         if name == "help":
             raise WantsHelp(self.command)
-        option = self.long.get(name)
+        option = self.long.get(name) or self.long.get(SPELLINGS.get(name, ""))
         if option is None:
             raise self.unknown(f"--{name}", [f"--{known}" for known in self.long])
         if not option.value:

@@ -5,32 +5,57 @@ from __future__ import annotations
 
 import time
 
-from cri.hand import look
+from cri.hand import look, options
 from cri.hand.errors import HandError
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
 from cri.hand.templates import fill_template
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 INTERVAL_SECONDS = 0.1
 
 
 def events(arguments: Arguments, places: Places) -> int:
-    """Until Ctrl-C."""
+    """Until Ctrl-C, or the time that --until names."""
+    began = time.time()
+    until = options.since("--until", arguments.text("until"), began) if arguments.given("until") else None
     wanted = [f.partition("=") for f in arguments.many("filter")]
     for key, _, _ in wanted:
-        if key not in ("container", "event"):
-            raise HandError(f"events --filter: {key!r} is not known", hint="container, event")
+        if key not in _FILTERS:
+            raise HandError(f"events --filter: {key!r} is not known", hint=", ".join(_FILTERS))
+
+    def show(action: str, seen: look.Seen, moment: float) -> None:
+        values = {key: [value for other, _, value in wanted if other == key] for key, _, _ in wanted}
+        if all(any(_FILTERS[key](action, seen, value) for value in some) for key, some in values.items()):
+            _print(arguments.text("format"), action, seen, moment)
+
     before = _facts(places)
-    while True:
+    if arguments.given("since"):
+        for moment, action, seen in past(before, options.since("--since", arguments.text("since"), began)):
+            if until is None or moment <= until:
+                show(action, seen, moment)
+    while until is None or time.time() < until:
         time.sleep(INTERVAL_SECONDS)
         after = _facts(places)
         for action, seen in changes(before, after):
-            fits = all(
-                value == action if key == "event" else value in (seen.name, seen.id[:12]) for key, _, value in wanted
-            )
-            if fits:
-                _print(arguments.text("format"), action, seen)
+            show(action, seen, time.time())
         before = after
+    return 0
+
+
+_FILTERS: dict[str, Callable[[str, look.Seen, str], bool]] = {
+    "container": lambda _, seen, value: seen.name == value or seen.id.startswith(value),
+    "event": lambda action, _, value: action == value,
+    "image": lambda _action, seen, value: seen.image in (value, f"{value}:latest"),
+    "type": lambda _action, _seen, value: value == "container",
+    "label": lambda _, seen, value: (
+        value in (f"{k}={v}" for k, v in seen.request.get("labels", {}).items())
+        or value in seen.request.get("labels", {})
+    ),
+}
 
 
 Facts = dict[str, tuple[str, look.Seen]]
@@ -38,6 +63,16 @@ Facts = dict[str, tuple[str, look.Seen]]
 
 def _facts(places: Places) -> Facts:
     return {seen.id: (seen.state(), seen) for seen in look.containers(places)}
+
+
+def past(facts: Facts, since: float) -> list[tuple[float, str, look.Seen]]:
+    """What the containers that are still there have gone through: their records keep the times."""
+    found = []
+    for _, seen in facts.values():
+        ended = int((seen.exit() or {}).get("finished_at", 0))
+        times = (("create", seen.created_at), ("start", seen.started_at), ("die", ended))
+        found += [(moment / look.SECOND, action, seen) for action, moment in times if moment > since * look.SECOND]
+    return sorted(found, key=lambda line: line[0])
 
 
 def changes(before: Facts, after: Facts) -> list[tuple[str, look.Seen]]:
@@ -64,11 +99,10 @@ def changes(before: Facts, after: Facts) -> list[tuple[str, look.Seen]]:
     return found
 
 
-def _print(form: str, action: str, seen: look.Seen) -> None:
+def _print(form: str, action: str, seen: look.Seen, now: float) -> None:
     attributes = {"image": seen.image, "name": seen.name}
     if action == "die":
         attributes["exitCode"] = str(seen.exit_code())
-    now = time.time()
     if form:
         known = {
             "Type": "container",

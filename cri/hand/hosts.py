@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import os
 
-from cri.hand import look, networks, notes
+from cri.hand import look, networks, notes, options
 from cri.hand.places import Places
 from runtime.linux import json_text
 
 
-def lines_of(pod: look.SeenPod, neighbours: list[look.SeenPod]) -> list[str]:
+def lines_of(pod: look.SeenPod, neighbours: list[look.SeenPod], gateway: str) -> list[str]:
     """The file's text, by line."""
     own = str(pod.record.get("hostname", ""))
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
     lines += [f"{ip}\t{own}" + (f" {pod.name}" if pod.name != own else "") for ip in pod.ips if own]
-    lines += [f"{address}\t{name}" for name, address in json_text.loads(pod.notes.get(notes.HOSTS, "[]"))]
+    for name, address in json_text.loads(pod.notes.get(notes.HOSTS, "[]")):
+        lines.append(f"{gateway if address == options.HOST_GATEWAY else address}\t{name}")
     lines += [f"{ip}\t{other.name} {other.id[:12]}" for other in neighbours for ip in other.ips]
     return lines
 
@@ -52,5 +53,15 @@ def _rewrite(places: Places, pod: look.SeenPod, neighbours: list[look.SeenPod]) 
         fd = os.open(f"{places.state}/pods/{pod.id}/hosts", os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return  # removed at this moment
-    os.write(fd, ("\n".join(lines_of(pod, neighbours)) + "\n").encode())
+    os.write(fd, ("\n".join(lines_of(pod, neighbours, _gateway(places, pod))) + "\n").encode())
     os.close(fd)
+
+
+def _gateway(places: Places, pod: look.SeenPod) -> str:
+    """This machine as the pod sees it: its network's bridge, or itself."""
+    described = networks.read(places, pod.notes.get(notes.NETWORK, ""))
+    if described is None or options.HOST_GATEWAY not in pod.notes.get(notes.HOSTS, ""):
+        return "127.0.0.1"
+    from cri.hand import subnets
+
+    return subnets.with_gateways(described)[0][1]

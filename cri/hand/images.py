@@ -7,16 +7,16 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
 
 from cri.hand.errors import REFUSED, HandError, UsageError, suggestion
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
+from cri.hand.progress import Bars
 from cri.hand.room import config_of, need_root, open_store
 from cri.hand.tables import age, print_rows, size
 from cri.images.cancel import Cancellation
 from cri.images.errors import BadReference, ImageError, InUse
-from cri.images.model import Event, Image, Platform
+from cri.images.model import Image, Platform
 from cri.images.reference import parse
 from cri.images.store import ImageStore
 
@@ -97,71 +97,12 @@ def parse_platform(text: str) -> Platform:
     return Platform(*parts)
 
 
-_SAID = {
-    "waiting": "Waiting",
-    "downloading": "Downloading",
-    "downloaded": "Download complete",
-    "unpacking": "Extracting",
-    "exists": "Already exists",
-    "done": "Pull complete",
-    "retrying": "Retrying",
-    "pushing": "Pushing",
-    "pushed": "Pushed",
-    "mounted": "Mounted",
-}
-
-
-class Bars:
-    """A line per layer, redrawn in place on a terminal; elsewhere one line per layer when it is done."""
-
-    def __init__(self, out: object) -> None:
-        self._out = out
-        self._lock = threading.Lock()
-        self._lines: dict[str, str] = {}
-        self._drawn = 0
-        self._last = 0.0
-        self._live = bool(getattr(out, "isatty", lambda: False)())
-
-    def show(self, event: Event) -> None:
-        """One step of progress, from any thread."""
-        if event.state not in _SAID or not event.subject.startswith("sha256:"):
-            return
-        with self._lock:
-            text = _SAID[event.state]
-            subject = event.subject.removeprefix("sha256:")[:12]
-            if self._live:
-                bar = _bar(event.done, event.total) if event.total and event.state in ("downloading", "pushing") else ""
-                self._lines[subject] = f"{subject}: {text} {bar}".rstrip()
-                if time.monotonic() - self._last > 0.05:
-                    self._draw()
-            elif event.state in ("done", "exists", "pushed", "mounted") and subject not in self._lines:
-                self._lines[subject] = text
-                print(f"{subject}: {text}", file=self._out, flush=True)  # type: ignore[call-overload]
-
-    def _draw(self) -> None:
-        self._last = time.monotonic()
-        up = f"\x1b[{self._drawn}A" if self._drawn else ""
-        text = "".join(f"\x1b[2K{line}\n" for line in self._lines.values())
-        print(f"\r{up}{text}", end="", file=self._out, flush=True)  # type: ignore[call-overload]
-        self._drawn = len(self._lines)
-
-    def finish(self) -> None:
-        """The last state of all lines stays."""
-        with self._lock:
-            if self._live and self._lines:
-                self._draw()
-
-
-def _bar(done: int, total: int, width: int = 30) -> str:
-    filled = min(width, width * done // total)
-    return f"[{'=' * filled}{'>' if filled < width else ''}{' ' * (width - filled - 1)}]  {size(done)}/{size(total)}"
-
-
 def pull(arguments: Arguments, places: Places) -> int:
     name = arguments.words[0]
     store = store_of(places)
     try:
         quiet = arguments.flag("quiet")
+        before = store.find(name)
         image_id = fetch(store, name, arguments.text("platform"), quiet=quiet)
         image = store.find(image_id)
         if image is None or quiet:
@@ -170,7 +111,8 @@ def pull(arguments: Arguments, places: Places) -> int:
         digest = next((d.rpartition("@")[2] for d in image.digests), "")
         if digest:
             print(f"Digest: {digest}")
-        print(f"Status: Image is here for {name}")
+        known = before is not None and before.id == image_id
+        print(f"Status: {'Image is up to date' if known else 'Downloaded newer image'} for {name}")
         print(next(iter(image.tags), image.id))
     except ImageError as e:
         raise HandError(f"cannot pull {name}: {e}") from None
@@ -199,9 +141,14 @@ def images(arguments: Arguments, places: Places) -> int:
     store = store_of(places)
     now = time.time()
     rows: list[dict[str, object]] = []
+    wanted = [text.partition("=") for text in arguments.many("filter")]
+    nameless = arguments.flag("all") or any(key == "dangling" for key, _, _ in wanted)
     for image in store.list():
-        rows += _rows_of(image, now, arguments, bare=arguments.flag("all"))
+        if all(_keeps(store, image, key, value) for key, _, value in wanted if key != "reference"):
+            rows += _rows_of(image, now, arguments, bare=nameless)
     store.close()
+    for key, _, value in wanted:
+        rows = [row for row in rows if key != "reference" or _matches(row, value)]
     if arguments.words:
         rows = [row for row in rows if _matches(row, arguments.words[0])]
     if arguments.flag("quiet"):
@@ -213,6 +160,16 @@ def images(arguments: Arguments, places: Places) -> int:
     columns += [("IMAGE ID", "ID"), ("CREATED", "CreatedSince"), ("SIZE", "Size")]
     print_rows(rows, columns, arguments.text("format"))
     return 0
+
+
+def _keeps(store: ImageStore, image: Image, key: str, value: str) -> bool:
+    if key == "dangling":
+        return (not image.tags) == (value in ("true", "1"))
+    if key == "label":
+        name, equals, wanted = value.partition("=")
+        labels = dict(store.config(image.id).labels)
+        return name in labels and (not equals or labels[name] == wanted)
+    raise HandError(f"images --filter: {key!r} is not known", hint="dangling, reference, label")
 
 
 def _matches(row: dict[str, object], wanted: str) -> bool:
@@ -251,7 +208,7 @@ def _rows_of(image: Image, now: float, arguments: Arguments, *, bare: bool) -> l
     ]
 
 
-def _find(store: ImageStore, name: str) -> Image:
+def find(store: ImageStore, name: str) -> Image:
     try:
         image = store.find(name)
     except ImageError as e:
@@ -271,7 +228,7 @@ def remove(arguments: Arguments, places: Places) -> int:
         used.setdefault(str(container.record.get("image_id", "")), []).append(container.name)
     try:
         for name in arguments.words:
-            image = _find(store, name)
+            image = find(store, name)
             by_id = image.id.removeprefix("sha256:").startswith(name.removeprefix("sha256:"))
             last = len(image.tags) <= 1 or by_id
             if last and image.id in used and not arguments.flag("force"):
@@ -295,7 +252,7 @@ def remove(arguments: Arguments, places: Places) -> int:
 def tag(arguments: Arguments, places: Places) -> int:
     store = store_of(places)
     try:
-        store.tag(_find(store, arguments.words[0]).id, arguments.words[1])
+        store.tag(find(store, arguments.words[0]).id, arguments.words[1])
     except ImageError as e:
         raise HandError(str(e)) from None
     finally:
@@ -305,7 +262,7 @@ def tag(arguments: Arguments, places: Places) -> int:
 
 def history(arguments: Arguments, places: Places) -> int:
     store = store_of(places)
-    image = _find(store, arguments.words[0])
+    image = find(store, arguments.words[0])
     rows: list[dict[str, object]] = []
     for index, step in enumerate(store.history(image.id)):
         made = str(step.get("created_by", ""))
@@ -331,149 +288,4 @@ def history(arguments: Arguments, places: Places) -> int:
         ("COMMENT", "Comment"),
     ]
     print_rows(rows, columns, arguments.text("format"))
-    return 0
-
-
-def save(arguments: Arguments, places: Places) -> int:
-    target = arguments.text("output")
-    if not target and sys.stdout.isatty():
-        raise UsageError("save: an archive on a terminal helps nobody", hint="-o FILE, or redirect the output")
-    store = store_of(places)
-    try:
-        for name in arguments.words:
-            _find(store, name)
-        from tempfile import TemporaryDirectory
-
-        with TemporaryDirectory(prefix="ketch-save-") as folder:
-            path = target or f"{folder}/archive.tar"
-            store.export(arguments.words, path, form="docker-archive")
-            if not target:
-                _pour(path)
-    except ImageError as e:
-        raise HandError(str(e)) from None
-    finally:
-        store.close()
-    return 0
-
-
-def _pour(path: str) -> None:
-    sys.stdout.flush()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(1, view) :]
-
-
-def load(arguments: Arguments, places: Places) -> int:
-    source = arguments.text("input")
-    if not source and sys.stdin.isatty():
-        raise UsageError("load: no archive on stdin", hint="-i FILE, or redirect the input")
-    store = store_of(places)
-    try:
-        from tempfile import TemporaryDirectory
-
-        with TemporaryDirectory(prefix="ketch-load-") as folder:
-            if not source:
-                source = f"{folder}/archive.tar"
-                with open(source, "wb") as file:
-                    while chunk := sys.stdin.buffer.read(1 << 20):
-                        file.write(chunk)
-            for image_id in store.import_(source):
-                image = store.find(image_id)
-                names = image.tags if image else ()
-                for name in names or (image_id,):
-                    print(f"Loaded image: {familiar(name)}")
-    except (ImageError, OSError) as e:
-        raise HandError(f"cannot load {source}: {e}") from None
-    finally:
-        store.close()
-    return 0
-
-
-def import_(arguments: Arguments, places: Places) -> int:
-    """A folder, or a tar archive of a root file system, as an image of one layer."""
-    source = arguments.words[0]
-    name = arguments.words[1] if len(arguments.words) > 1 else f"imported-{os.urandom(4).hex()}"
-    config = _changes(arguments.many("change"))
-    store = store_of(places)
-    try:
-        if os.path.isdir(source):
-            print(store.build_from_directory(source, name, config=config))
-            return 0
-        from tempfile import TemporaryDirectory
-
-        with TemporaryDirectory(prefix="ketch-import-") as folder:
-            _untar_into(folder, source)
-            print(store.build_from_directory(folder, name, config=config))
-    except (ImageError, OSError) as e:
-        raise HandError(f"cannot import {source}: {e}") from None
-    finally:
-        store.close()
-    return 0
-
-
-def _untar_into(folder: str, source: str) -> None:
-    from cri.hand import untar
-
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if source == "-":
-            untar.into(fd, sys.stdin.buffer, keep_owners=True)
-        else:
-            with open(source, "rb") as file:
-                untar.into(fd, file, keep_owners=True)
-    finally:
-        os.close(fd)
-
-
-def _changes(texts: list[str]) -> Mapping[str, object]:
-    import json
-
-    config: dict[str, object] = {}
-    for text in texts:
-        word, _, rest = text.strip().partition(" ")
-        value = rest.strip()
-        key = {"CMD": "Cmd", "ENTRYPOINT": "Entrypoint", "USER": "User", "WORKDIR": "WorkingDir", "ENV": "Env"}.get(
-            word.upper()
-        )
-        if key is None or not value:
-            raise UsageError(
-                f"--change: {text!r} is not known", hint="CMD, ENTRYPOINT, ENV, USER or WORKDIR and a value"
-            )
-        if key in ("Cmd", "Entrypoint"):
-            config[key] = json.loads(value) if value.startswith("[") else ["/bin/sh", "-c", value]
-        elif key == "Env":
-            have = config.setdefault("Env", [])
-            assert isinstance(have, list)
-            have.append(value if "=" in value.split(" ")[0] else value.replace(" ", "=", 1))
-        else:
-            config[key] = value
-    return config
-
-
-def local(arguments: Arguments, places: Places) -> int:
-    """busybox of this machine, when there is no network to pull anything from."""
-    store = store_of(places)
-    try:
-        name = arguments.words[0] if arguments.words else "busybox"
-        print(store.build_busybox(name if ":" in name.rpartition("/")[2] else f"{name}:latest"))
-    except (ImageError, OSError) as e:
-        raise HandError(f"cannot make an image of busybox: {e}", hint="apt install busybox-static") from None
-    finally:
-        store.close()
-    return 0
-
-
-def prune(arguments: Arguments, places: Places) -> int:
-    from cri.hand import look
-
-    used = {str(c.record.get("image_id", "")) for c in look.containers(places, all_owners=True)}
-    store = store_of(places)
-    for image in store.list():
-        if image.id not in used and not image.pinned and (arguments.flag("all") or not image.tags):
-            store.remove(image.id)
-            print(f"Deleted: {image.id}")
-    store.collect()
-    store.close()
     return 0

@@ -71,5 +71,7 @@ def attach(arguments: Arguments, places: Places) -> int:
             session = execute.attach(room.context, record.id, stdin=stdin, stdout=True, stderr=not record.request.tty)
         except EngineError as e:
             raise HandError(str(e)) from e
-        code = run.converse(room, record.id, session, tty=record.request.tty, keys=keys)
+        code = run.converse(
+            room, record.id, session, tty=record.request.tty, keys=keys, proxy=arguments.on("sig-proxy")
+        )
     return 0 if code == terminal.DETACHED else code

@@ -69,6 +69,7 @@ class Plan:
     volumes: tuple[str, ...] = ()  # by name, to be made if they are missing
     anonymous: tuple[str, ...] = ()  # made for this container, removed with it by rm -v
     folders: tuple[str, ...] = ()  # of this machine, made if they are missing
+    last_ports: dict[int, int] = field(default_factory=dict)  # index of a port mapping -> the last port it may have
     copy_up: dict[str, str] = field(default_factory=dict)  # volume -> where the image has files for it
     shm_bytes: int = 0
     joins: str = ""  # the container whose pod it joins
@@ -126,7 +127,8 @@ def plan(arguments: Arguments, facts: Facts) -> Plan:
         volumes=tuple(m.source for m in named),
         anonymous=tuple(m.source for m in named if m.source.startswith(facts.id[:32])),
         folders=tuple(m.source for m in mounted if m.kind == "bind" and m.make_source),
-        copy_up={m.source: m.target for m in named},
+        last_ports=last_ports(arguments),
+        copy_up={m.source: m.target for m in named if m.copy},
         shm_bytes=options.size("--shm-size", arguments.text("shm-size")) if arguments.given("shm-size") else 0,
         joins=joins,
         argv=argv,
@@ -150,10 +152,18 @@ def refuse_senseless(arguments: Arguments) -> None:
         raise UsageError("--rm and --restart exclude each other", code=USAGE)
     if arguments.text("pull") not in ("always", "missing", "never"):
         raise options.wrong("--pull", arguments.text("pull"), "always, missing or never")
+    if arguments.text("network").startswith("container:"):
+        for name in filter(arguments.given, _OF_THE_NETWORK):
+            hint = "give it to the container that is joined"
+            raise UsageError(f"--{name} conflicts with --network container:NAME", hint=hint, code=USAGE)
     if arguments.given("publish") and arguments.text("network") in ("none", "host"):
         network = arguments.text("network")
         hint = "with host every port is the machine's own already" if network == "host" else "leave out one of the two"
         raise UsageError(f"--publish: there is nothing to publish with --network {network}", hint=hint, code=USAGE)
+
+
+# What a container that joins another one's network has from there.
+_OF_THE_NETWORK = ("publish", "hostname", "ip", "dns", "dns-search", "dns-option", "add-host")
 
 
 def argv_of(arguments: Arguments, image: ImageConfig | None) -> tuple[str, ...]:
@@ -238,9 +248,11 @@ def user_namespace(arguments: Arguments, facts: Facts) -> UserNamespace:
 def resources(arguments: Arguments) -> Resources:
     limit = options.memory(arguments.text("memory")) if arguments.given("memory") else 0
     swap = 2 * limit
-    if arguments.given("memory-swap"):
-        text = arguments.text("memory-swap")
+    text = arguments.text("memory-swap")
+    if text not in ("", "0"):
         swap = -1 if text == "-1" else options.size("--memory-swap", text)
+        if swap > 0 and not limit:
+            raise UsageError("--memory-swap counts memory and swap together", hint="give --memory as well", code=USAGE)
         if 0 < swap < limit:
             raise UsageError(
                 "--memory-swap counts memory and swap together, so it cannot be below --memory", code=USAGE
@@ -312,8 +324,10 @@ def security_option(container: ContainerRequest, text: str) -> ContainerRequest:
     if name == "no-new-privileges":
         return replace(container, no_new_privileges=value in ("", "true"))
     if name == "seccomp" and value:
-        kind = ProfileKind.UNCONFINED if value == "unconfined" else ProfileKind.LOCALHOST
-        return replace(container, seccomp=Profile(kind, "" if value == "unconfined" else value))
+        if value in ("unconfined", "builtin"):
+            kind = ProfileKind.UNCONFINED if value == "unconfined" else ProfileKind.RUNTIME_DEFAULT
+            return replace(container, seccomp=Profile(kind))
+        return replace(container, seccomp=Profile(ProfileKind.LOCALHOST, os.path.abspath(value)))
     if name == "apparmor" and value:
         kind = ProfileKind.UNCONFINED if value == "unconfined" else ProfileKind.LOCALHOST
         return replace(container, apparmor=Profile(kind, "" if value == "unconfined" else value))
@@ -377,6 +391,16 @@ def pod_of(arguments: Arguments, facts: Facts, container: ContainerRequest, netw
         network="" if network == "host" else network,
         network_args=network_args,
     )
+
+
+def last_ports(arguments: Arguments) -> dict[int, int]:
+    """Which of the mappings may take the first free port of a range."""
+    found, index = {}, 0
+    for text in arguments.many("publish"):
+        if last := options.last_port(text):
+            found[index] = last
+        index += len(options.ports(text))
+    return found
 
 
 def hostname(arguments: Arguments, facts: Facts) -> str:

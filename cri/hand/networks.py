@@ -222,10 +222,15 @@ def remove(arguments: Arguments, places: Places) -> int:
         if members := users(places, name):
             who = " ".join(pod.name for pod in members)
             raise HandError(f"network {name} is in use by {who}", hint=f"ketch rm -f {who}")
-        durable.remove(path_of(places, name))
-        _remove_link(bridge_name(name))
+        delete(places, name)
         print(name)
     return 0
+
+
+def delete(places: Places, name: str) -> None:
+    """A network without members goes, with its bridge."""
+    durable.remove(path_of(places, name))
+    _remove_link(bridge_name(name))
 
 
 def _remove_link(name: str) -> None:

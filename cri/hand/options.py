@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 from cri.engine.request import DeviceRequest, PortMapping, Rlimit
 from cri.hand.errors import USAGE, UsageError, suggestion
 from runtime.linux.quick_dataclasses import dataclass
@@ -10,6 +12,7 @@ from runtime.linux.quick_dataclasses import dataclass
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _PROTOCOLS = ("tcp", "udp", "sctp")
 LEAST_MEMORY = 6 << 20
+HOST_GATEWAY = "host-gateway"  # of --add-host: this machine, as the container reaches it
 
 
 def wrong(option: str, text: str, expected: str) -> UsageError:
@@ -44,8 +47,9 @@ def cpus(text: str) -> tuple[int, int]:
         count = float(text)
     except ValueError:
         raise wrong("--cpus", text, "a number such as 1.5") from None
-    if not 0.01 <= count <= 4096:
-        raise UsageError(f"--cpus: {text} is senseless", hint="between 0.01 and the number of processors", code=USAGE)
+    most = os.cpu_count() or 1
+    if not 0.01 <= count <= most:
+        raise UsageError(f"--cpus: {text} is not between 0.01 and {most}, the processors of this machine", code=USAGE)
     return 100_000, int(count * 100_000)
 
 
@@ -79,9 +83,18 @@ def ports(text: str) -> list[PortMapping]:
         _address("--publish", ip)
     inside = _range(text, parts[-1])
     outside = _range(text, parts[0]) if len(parts) == 2 and parts[0] else [0] * len(inside)
+    if len(inside) == 1 and len(outside) > 1:
+        return [PortMapping(protocol, inside[0], outside[0], ip)]  # any of them: see last_port
     if len(inside) != len(outside):
         raise UsageError(f"--publish: {text!r}: the two ranges differ in length", code=USAGE)
     return [PortMapping(protocol, i, o, ip) for i, o in zip(inside, outside, strict=True)]
+
+
+def last_port(text: str) -> int:
+    """Of HOST_FIRST-HOST_LAST:PORT the last; 0 where the port of this machine is not to be chosen from several."""
+    parts = text.partition("/")[0].rpartition("]:")[2].split(":")
+    first, dash, last = parts[-2].partition("-") if len(parts) > 1 else ("", "", "")
+    return int(last) if dash and first != last and "-" not in parts[-1] else 0
 
 
 def _range(text: str, part: str) -> list[int]:
@@ -110,11 +123,12 @@ def address(option: str, text: str) -> str:
 
 
 def host_line(text: str) -> tuple[str, str]:
-    """NAME:ADDRESS of --add-host; the address may hold colons itself."""
-    name, colon, address_ = text.partition(":")
-    if not name or not colon:
+    """NAME:ADDRESS or NAME=ADDRESS of --add-host; the address may hold colons itself, or be this machine's."""
+    at = min((text.index(sign) for sign in ":=" if sign in text), default=0)
+    name, address_ = text[:at], text[at + 1 :].strip("[]")
+    if not name:
         raise wrong("--add-host", text, "NAME:ADDRESS")
-    return name, _address("--add-host", address_.strip("[]"))
+    return name, address_ if address_ == HOST_GATEWAY else _address("--add-host", address_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +142,7 @@ class Mounted:
     propagation: str = ""
     options: tuple[str, ...] = ()
     make_source: bool = False  # -v makes a missing folder, --mount type=bind refuses
+    copy: bool = True  # a new volume begins with what the image has there
 
 
 def volume(text: str) -> Mounted:
@@ -153,7 +168,15 @@ def volume(text: str) -> Mounted:
         object_name("--volume", source)
     propagation = next((f for f in flags if f.removeprefix("r") in ("shared", "slave", "private")), "")
     target = _absolute("--volume", text, parts[1])
-    return Mounted(kind, target, source, readonly="ro" in flags, propagation=propagation, make_source=True)
+    return Mounted(
+        kind,
+        target,
+        source,
+        readonly="ro" in flags,
+        propagation=propagation,
+        make_source=True,
+        copy="nocopy" not in flags,
+    )
 
 
 _MOUNT_KEYS = {
@@ -206,6 +229,7 @@ def mount(text: str) -> Mounted:
         readonly=said.get("readonly", "false") in ("true", "1"),
         propagation=said.get("propagation", ""),
         options=tuple(options),
+        copy=said.get("volume-nocopy", "false") not in ("true", "1"),
     )
 
 
@@ -243,7 +267,7 @@ def environment(texts: list[str], files: list[str], ours: dict[str, str]) -> lis
     for path in files:
         try:
             with open(path) as file:
-                lines = [line.strip() for line in file]
+                lines = [line.rstrip("\n").lstrip() for line in file]
         except OSError as e:
             raise UsageError(f"--env-file: cannot read {path}: {e.strerror}", code=USAGE) from None
         _into(found, "--env-file", [line for line in lines if line and not line.startswith("#")], ours)

@@ -26,15 +26,21 @@ def published(places: Places) -> dict[tuple[str, int], list[tuple[str, str]]]:
     return found
 
 
-def settle(places: Places, request: PodRequest) -> PodRequest:
-    """Give `any free port` a number, and refuse what is taken, saying by whom."""
+_ANY = ("", "0.0.0.0", "::")  # noqa: S104 (a person's words, nothing is bound here)
+
+
+def settle(places: Places, request: PodRequest, last_ports: dict[int, int] | None = None) -> PodRequest:
+    """Give `any free port` a number, and refuse what is taken, saying by whom. `last_ports`: of which mappings the
+    port is the first of a range to choose from, and where that ends."""
     if not request.port_mappings:
         return request
     taken = published(places)
     settled: list[PortMapping] = []
-    for mapping in request.port_mappings:
+    for index, mapping in enumerate(request.port_mappings):
         if mapping.host_port == 0:
             mapping = replace(mapping, host_port=_free(mapping, taken))
+        elif last_ports and index in last_ports:
+            mapping = replace(mapping, host_port=_first_free(mapping, last_ports[index], taken))
         _refuse_taken(mapping, taken)
         taken.setdefault((mapping.protocol, mapping.host_port), []).append((mapping.host_ip, request.name))
         settled.append(mapping)
@@ -51,10 +57,19 @@ def _free(mapping: PortMapping, taken: dict[tuple[str, int], list[tuple[str, str
     raise HandError(f"no port between {_FIRST} and {_LAST} is free", code=REFUSED)
 
 
+def _first_free(mapping: PortMapping, last: int, taken: dict[tuple[str, int], list[tuple[str, str]]]) -> int:
+    """The first of a range that nobody has, as with docker."""
+    listening = {port for port, _ in _listening(mapping.protocol)}
+    for port in range(mapping.host_port, last + 1):
+        if (mapping.protocol, port) not in taken and port not in listening:
+            return port
+    raise HandError(f"no port between {mapping.host_port} and {last} is free", code=REFUSED)
+
+
 def _refuse_taken(mapping: PortMapping, taken: dict[tuple[str, int], list[tuple[str, str]]]) -> None:
     port, protocol = mapping.host_port, mapping.protocol
     for address, name in taken.get((protocol, port), []):
-        if not address or not mapping.host_ip or address == mapping.host_ip:
+        if address in _ANY or mapping.host_ip in _ANY or address == mapping.host_ip:
             hint = f"another port, or ketch rm -f {name}"
             raise HandError(
                 f"port {port}/{protocol} of this machine is taken by container {name}", hint=hint, code=REFUSED

@@ -36,7 +36,7 @@ def run(arguments: Arguments, places: Places) -> int:
             start_detached(room, identity)
             print(identity)
             return 0
-        return _run_in_front(room, identity, keys)
+        return _run_in_front(room, identity, keys, proxy=arguments.on("sig-proxy"))
 
 
 def create(arguments: Arguments, places: Places) -> int:
@@ -54,6 +54,8 @@ def _shm_bytes(arguments: Arguments) -> int:
 def make(room: Room, arguments: Arguments) -> str:
     """Everything up to the start. On failure nothing of it stays."""
     places = room.places
+    if arguments.given("cidfile") and os.path.lexists(arguments.text("cidfile")):
+        raise HandError(f"--cidfile: {arguments.text('cidfile')} is there already", hint="remove it", code=REFUSED)
     image = images.need(room.context.images, arguments.words[0], arguments.text("pull"), arguments.text("platform"))
     identity = os.urandom(32).hex()
     given = arguments.text("name")
@@ -75,12 +77,13 @@ def make(room: Room, arguments: Arguments) -> str:
         raise HandError(f"image {arguments.words[0]} names no command", hint="write one after the image", code=REFUSED)
     if not planned.joins:
         networks.require(places, planned.network)
-    planned = replace(planned, pod=ports.settle(places, planned.pod))
+    planned = replace(planned, pod=ports.settle(places, planned.pod, planned.last_ports))
     with room.making(identity):
         names.take(places, name, identity)
         try:
             _prepare(places, planned)
             _make(room, identity, planned, image)
+            terminal.hold_interrupts()
         except BaseException:
             removal.undo(room, identity, name, planned)
             raise
@@ -208,7 +211,7 @@ def start_detached(room: Room, identity: str) -> None:
     removal.when_ended(room, identity)
 
 
-def _run_in_front(room: Room, identity: str, keys: bytes) -> int:
+def _run_in_front(room: Room, identity: str, keys: bytes, *, proxy: bool = True) -> int:
     from cri.engine import container as engine
 
     record = room.context.book.container(identity)
@@ -216,7 +219,11 @@ def _run_in_front(room: Room, identity: str, keys: bytes) -> int:
         session = engine.start_attached(room.context, identity, stdin=record.request.stdin)
     except EngineError as e:
         raise _start_failed(room, identity, e) from e
-    code = converse(room, identity, session, tty=record.request.tty, keys=keys)
+    try:
+        code = converse(room, identity, session, tty=record.request.tty, keys=keys, proxy=proxy)
+    except KeyboardInterrupt:  # with --sig-proxy=false it is ours, and the container goes on
+        removal.when_ended(room, identity)
+        raise
     auto_remove = notes.AUTO_REMOVE in record.request.annotations
     if code == terminal.DETACHED:
         removal.when_ended(room, identity)
@@ -229,8 +236,8 @@ def _run_in_front(room: Room, identity: str, keys: bytes) -> int:
     return code
 
 
-def converse(room: Room, identity: str, session: keep.Session, *, tty: bool, keys: bytes) -> int:
-    """Stay with a container until it ends or the keys to leave are typed; signals go to it."""
+def converse(room: Room, identity: str, session: keep.Session, *, tty: bool, keys: bytes, proxy: bool = True) -> int:
+    """Stay with a container until it ends or the keys to leave are typed; signals go to it, unless it is no proxy."""
 
     def pass_on(number: int) -> None:
         try:
@@ -240,7 +247,7 @@ def converse(room: Room, identity: str, session: keep.Session, *, tty: bool, key
 
     try:
         return terminal.Conversation(
-            session, tty=tty, keys=keys, on_signal=None if tty and os.isatty(0) else pass_on
+            session, tty=tty, keys=keys, on_signal=pass_on if proxy and not (tty and os.isatty(0)) else None
         ).run()
     finally:
         session.close()
@@ -260,6 +267,7 @@ def start(arguments: Arguments, places: Places) -> int:
                 continue
             record = room.load(seen)
             removal.make_startable(room, seen)
+            terminal.hold_interrupts()
             if attach:
                 return _run_in_front(room, record.id, keys)
             start_detached(room, record.id)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 from cri.hand import look, notes
 from cri.hand.errors import HandError
-from cri.hand.tables import age, print_rows, print_table
+from cri.hand.tables import age, print_rows
 from runtime.linux import json_text
 
 TYPE_CHECKING = False
@@ -85,7 +86,7 @@ def row_of(seen: look.Seen, now: float, *, truncate: bool) -> dict[str, object]:
 
 def _keeps(seen: look.Seen, key: str, value: str) -> bool:
     if key == "name":
-        return value in seen.name
+        return _named(seen.name, value)
     if key == "id":
         return seen.id.startswith(value)
     if key == "status":
@@ -95,24 +96,46 @@ def _keeps(seen: look.Seen, key: str, value: str) -> bool:
         labels = seen.request.get("labels", {})
         return name in labels and (not equals or labels[name] == wanted)
     if key == "ancestor":
-        return seen.image.partition(":")[0] == value.partition(":")[0]
+        image = str(seen.record.get("image_id", "")).removeprefix("sha256:")
+        return _tagged(seen.image) == _tagged(value) or (len(value) >= 6 and image.startswith(value))
     if key == "exited":
         return seen.state() == "exited" and str(seen.exit_code()) == value
     if key == "network":
         return seen.pod is not None and seen.pod.notes.get(notes.NETWORK) == value
     if key == "volume":
         return value in json_text.loads(seen.notes.get(notes.VOLUMES, "[]"))
-    raise HandError(
-        f"ps --filter: {key!r} is not known", hint="name, id, status, label, ancestor, exited, network, volume"
-    )
+    known = "name, id, status, label, ancestor, exited, network, volume, before, since"
+    raise HandError(f"ps --filter: {key!r} is not known", hint=known)
+
+
+def _named(name: str, pattern: str) -> bool:
+    """A part of the name, or what docker's filter is as well: a regular expression."""
+    if pattern in name:
+        return True
+    import re
+
+    try:
+        return re.search(pattern.replace("^/", "^"), name) is not None
+    except re.error as e:
+        raise HandError(f"ps --filter: name={pattern!r}: {e}") from None
+
+
+def _tagged(image: str) -> str:
+    return image if ":" in image.rpartition("/")[2] else f"{image}:latest"
 
 
 def ps(arguments: Arguments, places: Places) -> int:
     """The table."""
     seen = look.containers(places, all_owners=arguments.flag("all-owners"))
     wanted = [f.partition("=") for f in arguments.many("filter")]
-    for key, _, value in wanted:
-        seen = [one for one in seen if _keeps(one, key, value)]
+    for name in {key for key, _, _ in wanted}:  # one of the values of each key
+        values = [value for key, _, value in wanted if key == name]
+        if name in ("before", "since"):
+            moments = [look.container(places, value).created_at for value in values]
+            first, last = (0, max(moments)) if name == "before" else (min(moments), sys.maxsize)
+            seen = [one for one in seen if first < one.created_at < last]
+            continue
+        seen = [one for one in seen if any(_keeps(one, name, value) for value in values)]
     latest = 1 if arguments.flag("latest") else arguments.number("last")
     if latest:
         seen = seen[:latest]
@@ -231,10 +254,11 @@ def _host_config(seen: look.Seen) -> dict[str, object]:
     request = seen.request
     limits = request.get("resources", {})
     pod = seen.pod
-    bindings: dict[str, object] = {}
+    bindings: dict[str, list[dict[str, str]]] = {}
     for mapping in pod.request.get("port_mappings", []) if pod else []:
         key = f"{mapping['container_port']}/{str(mapping['protocol']).lower()}"
-        bindings[key] = [{"HostIp": mapping.get("host_ip", ""), "HostPort": str(mapping["host_port"])}]
+        line = {"HostIp": mapping.get("host_ip", ""), "HostPort": str(mapping["host_port"])}
+        bindings.setdefault(key, []).append(line)
     period, quota = limits.get("cpu_period", 0), limits.get("cpu_quota", 0)
     return {
         "Binds": [f"{m['host_path']}:{m['container_path']}" for m in request.get("mounts", []) if m.get("host_path")],
@@ -389,64 +413,7 @@ def _image(places: Places, word: str) -> dict[str, object] | None:
         store.close()
 
 
-# top and port
-
-
-def top(arguments: Arguments, places: Places) -> int:
-    """The processes, with the pids of this machine, as docker shows them."""
-    seen = look.container(places, arguments.words[0])
-    if seen.state() not in ("running", "paused"):
-        raise HandError(f"container {seen.name} is not running", hint=f"ketch why {seen.name}")
-    from runtime.linux import cgroup
-
-    layout = cgroup.layout()
-    group = cgroup.Group(layout.directories(str(seen.record["cgroups_path"])), v2=layout.v2)
-    rows = [line for pid in sorted(group.processes()) if (line := _process(pid)) is not None]
-    print_table(["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"], rows)
-    return 0
-
-
-def _process(pid: int) -> list[str] | None:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            data = file.read()
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
-        uid = os.stat(f"/proc/{pid}").st_uid
-    except OSError:
-        return None
-    fields = data[data.rindex(b")") + 2 :].split()
-    ticks = os.sysconf("SC_CLK_TCK")
-    seconds = (int(fields[11]) + int(fields[12])) // ticks
-    with open("/proc/uptime") as file:
-        up = float(file.read().split()[0])
-    born = time.time() - up + int(fields[19]) / ticks
-    name = data[data.index(b"(") + 1 : data.rindex(b")")].decode(errors="replace")
-    terminal = int(fields[4])
-    tty = f"pts/{terminal & 0xFF}" if terminal >> 8 == 136 else "?"
-    clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-    owner = _user(uid)
-    return [
-        owner,
-        str(pid),
-        fields[1].decode(),
-        "0",
-        time.strftime("%H:%M", time.localtime(born)),
-        tty,
-        clock,
-        words or f"[{name}]",
-    ]
-
-
-def _user(uid: int) -> str:
-    if uid == 0:
-        return "root"
-    from pwd import getpwuid
-
-    try:
-        return getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+# port
 
 
 def port(arguments: Arguments, places: Places) -> int:

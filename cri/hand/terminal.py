@@ -49,6 +49,12 @@ def size() -> tuple[int, int]:
     return 0, 0
 
 
+def hold_interrupts() -> None:
+    """From here on SIGINT waits, until a conversation passes it on to the container: in between, something of ours is
+    there that nobody would take down."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
 class _Signals:
     """Signals as bytes in a pipe while the block runs; the handlers before are put back."""
 
@@ -59,6 +65,7 @@ class _Signals:
         self.fd, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wakeup = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         self._handlers = [(number, signal.signal(number, lambda *_: None)) for number in self._numbers]
+        self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return self
 
     def read(self) -> list[int]:
@@ -68,6 +75,7 @@ class _Signals:
             return []
 
     def __exit__(self, *_: object) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         for number, handler in self._handlers:
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)

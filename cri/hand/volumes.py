@@ -14,6 +14,8 @@ from cri.hand.places import Places
 from cri.hand.tables import print_rows
 from runtime.linux import beneath, durable, json_text
 
+ANONYMOUS = "ketch.hand/anonymous"  # the label of a volume that nobody has named
+
 
 def data_path(places: Places, name: str) -> str:
     """Where its files are."""
@@ -33,7 +35,7 @@ def ensure(places: Places, name: str, *, labels: dict[str, str] | None = None, a
     described = {
         "CreatedAt": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "Driver": "local",
-        "Labels": {**(labels or {}), **({"ketch.hand/anonymous": ""} if anonymous else {})} or None,
+        "Labels": {**(labels or {}), **({ANONYMOUS: ""} if anonymous else {})} or None,
         "Mountpoint": data_path(places, name),
         "Name": name,
         "Options": None,
@@ -133,14 +135,3 @@ def remove(arguments: Arguments, places: Places) -> int:
         delete(places, name)
         print(name)
     return code
-
-
-def prune(arguments: Arguments, places: Places) -> int:
-    used = users(places)
-    for volume in all_of(places):
-        name = str(volume["Name"])
-        labels = volume["Labels"] if isinstance(volume["Labels"], dict) else {}
-        if name not in used and (arguments.flag("all") or "ketch.hand/anonymous" in labels):
-            delete(places, name)
-            print(name)
-    return 0

@@ -16,6 +16,7 @@
 #include <libgen.h>
 #include <limits.h>
 #include <linux/mount.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,6 +114,14 @@ int main(int argc, char **argv, char **environment)
 		arguments[n++] = argv[i];
 	arguments[n] = NULL;
 
+	/* Ctrl-C while the interpreter starts would be its "Fatal Python error"; start.py lets it in, as our own 130. */
+	if (!strcmp(strrchr(name, '/') ? strrchr(name, '/') + 1 : name, "ketch")) {
+		sigset_t interrupt;
+
+		sigemptyset(&interrupt);
+		sigaddset(&interrupt, SIGINT);
+		sigprocmask(SIG_BLOCK, &interrupt, NULL);
+	}
 	fd = read_only_clone(interpreter);
 	if (fd < 0 && faccessat(AT_FDCWD, interpreter, W_OK, AT_EACCESS) == 0 && (fd = sealed_copy(interpreter)) < 0)
 		fail("make a sealed copy of", interpreter, "needed because this user may write to it; is memory short?");

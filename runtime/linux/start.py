@@ -24,6 +24,8 @@ def start() -> None:
     _name_this_process(name)
     module = _ENTRIES.get(name, _PLUGINS)
     try:
+        if name == "ketch":
+            _let_interrupts_in()
         code = __import__(module, fromlist=["main"]).main()
         sys.stdout.flush()
     except BrokenPipeError:
@@ -41,6 +43,13 @@ def start() -> None:
     # A short command leaves the dismantling of the interpreter to the kernel: 0.6 ms of a 7 ms command.
     sys.stderr.flush()
     posix._exit(code)
+
+
+def _let_interrupts_in() -> None:
+    """launcher.c holds SIGINT back until somebody can catch it."""
+    from _signal import SIG_UNBLOCK, SIGINT, pthread_sigmask  # type: ignore[import-not-found]
+
+    pthread_sigmask(SIG_UNBLOCK, {SIGINT})
 
 
 def _name_this_process(name: str) -> None:

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docker's options to their edges: what the reference of `docker run` and of its neighbours promises, one by one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.hand import Ketch
+from tests.support.instruments import command
+
+pytestmark = pytest.mark.needs("root")
+
+
+@pytest.fixture
+def ketch(tmp_path: Path) -> Iterator[Ketch]:
+    hand = Ketch(tmp_path)
+    hand("image", "local")
+    yield hand
+    hand.close()
+
+
+def test_variables_come_from_here_from_files_and_from_words(ketch: Ketch, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("# said nowhere\n  A=from the file  \nFROM_HERE\nNOT_HERE\nB=1\n")
+    ketch.environment["FROM_HERE"] = "taken"
+    shown = ketch("run", "--rm", "--env-file", str(tmp_path / "env"), "-e", "B=2", "-e", "EMPTY=", "busybox", "env")
+    lines = shown.splitlines()
+    assert {"A=from the file  ", "FROM_HERE=taken", "B=2", "EMPTY="} <= set(lines)
+    assert not any(line.startswith("NOT_HERE") for line in lines)
+
+
+def test_this_machine_and_others_are_named_in_etc_hosts(ketch: Ketch) -> None:
+    hosts = ketch(
+        "run", "--rm", "--add-host", "me:host-gateway", "--add-host", "v6=fd00::1", "busybox", "cat", "/etc/hosts"
+    )
+    assert "172.17.0.1\tme\n" in hosts
+    assert "fd00::1\tv6\n" in hosts
+
+
+def test_of_a_range_of_ports_the_first_free_one_is_taken(ketch: Ketch) -> None:
+    for name in ("one", "two"):
+        ketch("run", "-d", "--name", name, "-p", "127.0.0.1:18000-18001:80/udp", "busybox", "sleep", "60")
+    form = "{{range $p, $conf := .NetworkSettings.Ports}}{{$p}} -> {{(index $conf 0).HostPort}}{{end}}"
+    assert ketch("inspect", "-f", form, "one", "two") == "80/udp -> 18000\n80/udp -> 18001\n"
+    assert "between 18000 and 18001 is free" in ketch.refused("run", "-p", "18000-18001:80/udp", "busybox", "true")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--network", "container:x", "-p", "80:80"], "--publish conflicts"),
+        (["--network", "container:x", "--hostname", "h"], "--hostname conflicts"),
+        (["--memory-swap", "1g"], "--memory as well"),
+        (["--cpus", "4096"], "the processors of this machine"),
+        (["--add-host", "name"], "NAME:ADDRESS"),
+        (["--add-host", ":10.0.0.1"], "NAME:ADDRESS"),
+        (["--security-opt", "seccomp=nosuch.json"], "no such file"),
+        (["--restart", "always"], "--restart"),
+    ],
+)
+def test_what_docker_refuses_is_refused_and_leaves_nothing(ketch: Ketch, words: list[str], why: str) -> None:
+    assert why in ketch.refused("run", *words, "busybox", "true")
+    assert ketch.left() == []
+
+
+def test_an_id_file_that_is_there_is_refused_before_anything_is_made(ketch: Ketch, tmp_path: Path) -> None:
+    (tmp_path / "cid").touch()
+    assert "is there already" in ketch.refused("create", "--cidfile", str(tmp_path / "cid"), "busybox")
+    assert ketch("ps", "-aq") == ""
+
+
+def test_a_volume_may_begin_empty(ketch: Ketch) -> None:
+    ketch("run", "--rm", "-v", "full:/bin", "busybox", "true")
+    assert ketch("run", "--rm", "-v", "full:/v", "busybox", "ls", "/v/sh") == "/v/sh\n"
+    ketch("create", "-v", "empty:/bin:nocopy", "busybox", "true")
+    assert ketch("run", "--rm", "-v", "empty:/v", "busybox", "ls", "/v") == ""
+
+
+def test_ps_filters_of_one_key_are_alternatives_and_those_of_two_are_not(ketch: Ketch) -> None:
+    for name in ("web", "web2", "db"):
+        ketch("create", "--name", name, "--label", f"tier={name[:3]}", "busybox", "true")
+
+    def names(*filters: str) -> set[str]:
+        words = [word for one in filters for word in ("--filter", one)]
+        return set(ketch("ps", "-a", *words, "--format", "{{.Names}}").split())
+
+    assert names("name=web") == {"web", "web2"}
+    assert names("name=^web$") == names("name=^/web$") == {"web"}
+    assert names("name=^web$", "name=db") == {"web", "db"}
+    assert names("name=web", "label=tier=db") == set()
+    assert names("before=db") == {"web", "web2"}
+    assert names("since=web2") == {"db"}
+    assert names("ancestor=busybox") == names("ancestor=busybox:latest") == {"web", "web2", "db"}
+    assert names("ancestor=busybox:1") == set()
+
+
+def test_top_hands_options_to_ps_and_keeps_the_containers_lines(ketch: Ketch) -> None:
+    ketch("run", "-d", "--name", "box", "busybox", "sleep", "60")
+    head, *lines = ketch("top", "box", "-o", "pid,comm").splitlines()
+    assert head.split() == ["PID", "COMMAND"]
+    assert [line.split()[1] for line in lines] == ["sleep"]
+    assert "no PID" in ketch.refused("top", "box", "-o", "comm")
+
+
+def test_events_tell_what_has_been_and_end_when_asked(ketch: Ketch) -> None:
+    ketch("run", "--name", "short", "busybox", "true")
+    ketch("create", "--name", "other", "busybox", "true")
+    words = ["events", "--since", "1m", "--until", "0s", "--format", "{{.Action}} {{.Actor.Attributes.name}}"]
+    assert ketch(*words, "--filter", "container=short").splitlines() == ["create short", "start short", "die short"]
+    assert ketch(*words, "--filter", "event=create").splitlines() == ["create short", "create other"]
+
+
+def test_prunes_ask_and_take_only_what_nobody_uses(ketch: Ketch) -> None:
+    ketch("network", "create", "used")
+    ketch("network", "create", "unused")
+    ketch("run", "-d", "--name", "runs", "--network", "used", "busybox", "sleep", "60")
+    ended = ketch("create", "--name", "ended", "-v", "/anonymous", "busybox").strip()
+    asked = ketch("container", "prune", stdin="n\n")
+    assert "[y/N]" in asked
+    assert ended[:12] in ketch("ps", "-aq")
+    told = ketch("system", "prune", "--volumes", stdin="y\n")
+    assert f"Deleted Containers:\n{ended}\n" in told
+    assert "Deleted Networks:\nunused\n" in told
+    assert "Deleted Volumes:\n" in told
+    assert ketch("ps", "-a", "--format", "{{.Names}}").split() == ["runs"]
+    assert "used" in ketch("network", "ls", "--format", "{{.Name}}").split()
+    assert ketch("images", "-q") != ""
+
+
+def test_without_a_proxy_for_signals_ctrl_c_leaves_the_container_running(ketch: Ketch) -> None:
+    run = [
+        command("ketch"),
+        "run",
+        "--rm",
+        "--name",
+        "box",
+        "--sig-proxy=false",
+        "busybox",
+        "sh",
+        "-c",
+        "echo up; sleep 60",
+    ]
+    with subprocess.Popen(run, stdout=subprocess.PIPE, env=ketch.environment, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert ketch("ps", "--format", "{{.Names}}") == "box\n"
+
+
+def test_ctrl_c_at_any_moment_of_a_run_leaves_nothing(ketch: Ketch) -> None:
+    """The signal comes earlier and later; until the program runs it ends us, then it is the container's own."""
+    ketch("run", "--rm", "busybox", "true")  # the spawner is there
+    run = [command("ketch"), "run", "--rm", "busybox", "sh", "-c", "trap 'exit 9' INT; while :; do sleep 0.01; done"]
+    for step in range(24):
+        process = subprocess.Popen(
+            run, env=ketch.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        time.sleep(step * 0.01)  # the moment to be hit, not a wait for anything
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            _, said = process.communicate(timeout=20)
+        finally:
+            process.kill()
+        assert process.returncode in (9, 130, -signal.SIGINT), (step, process.returncode, said)
+        assert "Traceback" not in said, (step, said)
+        assert ketch("ps", "-aq") == "", step
+        assert ketch.left() == [], step
