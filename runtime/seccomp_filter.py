@@ -25,6 +25,13 @@ def compiled(profile: Seccomp, cache: str) -> Filter:
     return Filter(_program(profile, cache), flags_of(profile), open_mailbox() if wants_listener(profile) else None)
 
 
+def known(profile: Seccomp, cache: str) -> tuple[bytes, int] | None:
+    """Program and flags, if it was compiled before. A spawner compiles none: it would serve nobody meanwhile, and
+    it would never give back a megabyte."""
+    program = profile.program or _cached(f"{cache}/{_key(profile)}")
+    return (program, flags_of(profile)) if program else None
+
+
 def wants_listener(profile: Seccomp) -> bool:
     """Whether somebody is to be notified of some calls."""
     return any(rule.action == "SCMP_ACT_NOTIFY" for rule in profile.syscalls)
@@ -52,11 +59,7 @@ def _program(profile: Seccomp, cache: str) -> bytes:
     if profile.program:
         return profile.program
     path = f"{cache}/{_key(profile)}"
-    try:
-        program = durable.read(path)
-    except OSError:
-        program = None
-    if program and len(program) % 8 == 0:
+    if program := _cached(path):
         return program
     program = _compile(profile)
     try:
@@ -65,6 +68,14 @@ def _program(profile: Seccomp, cache: str) -> bytes:
     except OSError:
         pass  # a cache that cannot be written costs time only
     return program
+
+
+def _cached(path: str) -> bytes | None:
+    try:
+        program = durable.read(path)
+    except OSError:
+        return None
+    return program if program and len(program) % 8 == 0 else None
 
 
 def _key(profile: Seccomp) -> str:

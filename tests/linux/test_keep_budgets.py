@@ -40,6 +40,17 @@ def test_a_hundred_containers_cost_at_most_0_3_mib_each(node: Node) -> None:
     assert total / 100 <= 0.3 * 1024, f"{total / 100:.0f} KiB each"
 
 
+def test_spawner_and_keeper_stay_below_15_mib_and_compile_no_filter(node: Node) -> None:
+    profile = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["swapon"], "action": "SCMP_ACT_ERRNO"}]}
+    for name in ("a", "b"):  # the first is made by a process that ends, which compiles
+        node.start(name, "sleep", "1000", seccomp=profile)
+        assert node.exec(name, "true").exit_code == 0
+    for pid in (node.spawner_pid(), *node.keeper_pids()):
+        assert "libseccomp" not in Path(f"/proc/{pid}/maps").read_text()
+        status = Path(f"/proc/{pid}/status").read_text().split()
+        assert int(status[status.index("VmHWM:") + 1]) < 15 * 1024
+
+
 def test_page_faults_of_an_exec_stay_within_their_budget(node: Node) -> None:
     node.start("a", "sleep", "1000")
     spawner = node.spawner_pid()
