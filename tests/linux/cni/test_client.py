@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cni.client import Attachment, CniError, Network, Options, load, parse
+from cni.client import Attachment, CniError, Directory, Network, Options, load, parse
 from tests.linux.cni.world import NETWORKS, World, bridge, ip, run, settle
 from tests.support.needs import needs
 from tests.support.together import failures_of
@@ -168,3 +168,23 @@ def test_files_are_read_as_libcni_reads_them(host: World) -> None:
     Path("/run/cni/net.d/00-bad.conf").write_text("{")
     with pytest.raises(CniError, match=r"00-bad\.conf: not JSON"):
         load("/run/cni/net.d")
+
+
+def test_a_watched_directory_says_what_it_holds_now(host: World) -> None:
+    os.makedirs("/run/cni/net.d")
+    directory = Directory("/run/cni/net.d")
+    assert directory.networks() == []
+    path = Path("/run/cni/net.d/10-net.conflist")
+    conf = {"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "loopback"}]}
+    path.write_text(json.dumps(conf))
+    (first,) = directory.networks()
+    assert directory.networks()[0] is first, "an unchanged one is not read again"
+    os.makedirs("/run/cni/net.d/net")
+    Path("/run/cni/net.d/net/50-more.conf").write_text(json.dumps({"type": "tuning"}))
+    assert [plugin["type"] for plugin in directory.networks()[0].plugins] == ["loopback", "tuning"]
+    path.write_text("{")
+    for _ in range(2):
+        with pytest.raises(CniError, match=r"10-net\.conflist: not JSON"):
+            directory.networks()
+    path.write_text(json.dumps({**conf, "name": "other"}))
+    assert [network.name for network in directory.networks()] == ["other"]
