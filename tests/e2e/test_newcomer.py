@@ -26,7 +26,9 @@ def typed() -> list[str]:
 @pytest.fixture
 def clean(cluster: Cluster) -> Iterator[None]:
     yield
-    cluster.kubectl("delete", "deployment/web", "service/web", "pod/box", "--ignore-not-found", "--wait=true")
+    # Foreground: the deployment goes after its pods, so that the next test finds a node at rest.
+    words = ("--cascade=foreground", "--grace-period=1", "--ignore-not-found", "--wait=true")
+    cluster.kubectl("delete", "deployment/web", "service/web", "pod/box", *words)
 
 
 @pytest.mark.usefixtures("clean")
