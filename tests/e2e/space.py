@@ -73,4 +73,4 @@ class Space:
         return str(self.get("pod", pod)["status"]["podIP"])
 
     def rollout(self, what: str, seconds: int = 90) -> None:
-        self.kubectl("rollout", "status", what, f"--timeout={seconds}s")
+        self.run("rollout", "status", what, f"--timeout={seconds}s", seconds=seconds + 10)
