@@ -84,6 +84,57 @@ def test_a_symlink_of_the_image_leads_no_mount_into_proc(box: Runtime) -> None:
     assert "leads into /proc, where nothing may be mounted" in done.stderr
 
 
+def test_a_fake_procfs_swallows_no_sysctl_and_no_score(box: Runtime, tmp_path: Path) -> None:
+    """CVE-2019-19921, CVE-2025-52881: what is written for the container goes to a procfs that nobody can cover."""
+    fake = tmp_path / "fake"
+    for file in ("sys/kernel/msgmax", "1/oom_score_adj", "self/oom_score_adj"):
+        (fake / file).parent.mkdir(parents=True, exist_ok=True)
+        (fake / file).write_text("fake\n")
+    covered = [mount for mount in mounts_with() if mount["destination"] != "/proc"]
+    proc = {"destination": "/proc", "source": str(fake), "options": ["bind"]}
+    changes = {"linux.sysctl": {"kernel.msgmax": "77"}, "process.oomScoreAdj": 321}
+    box.write(**{"mounts": [proc, *covered], "process.args": ["sleep", "1000"], **changes})
+    words = [instruments.command("ketch-runtime"), "--root", str(box.root), "run", "-d", "-b", str(box.bundle), "box"]
+    null = subprocess.DEVNULL
+    subprocess.run(words, stdin=null, stdout=null, stderr=null, check=True)
+    pid = box.state()["pid"]
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "321\n"
+    seen = subprocess.run(
+        ["nsenter", "-i", "-t", str(pid), "cat", "/proc/sys/kernel/msgmax"], capture_output=True, text=True, check=True
+    )
+    assert seen.stdout == "77\n"
+    assert {path.read_text() for path in fake.rglob("*") if path.is_file()} == {"fake\n"}
+
+
+def test_a_symlink_as_console_shows_the_terminal_nowhere_else(box: Runtime, tmp_path: Path) -> None:
+    """CVE-2025-52565: the terminal is bound by descriptors, beneath the root."""
+    outside = tmp_path / "outside"
+    outside.write_text("host\n")
+    (box.rootfs / "dev").mkdir(exist_ok=True)
+    os.symlink("../../../../../../.." + str(outside), box.rootfs / "dev/console")
+    without_dev = [mount for mount in mounts_with() if mount["destination"] != "/dev"]
+    box.write(**{"mounts": without_dev, "process.terminal": True, "process.args": ["sh", "-c", "cat /proc/mounts"]})
+    command = [instruments.command("ketch-runtime"), "--root", str(box.root), "run", "-b", str(box.bundle), "box"]
+    subprocess.run(["script", "-qec", " ".join(command), "/dev/null"], stdin=subprocess.DEVNULL, check=False)
+    assert outside.read_text() == "host\n"
+    assert not any(str(outside) in line for line in Path("/proc/self/mounts").read_text().splitlines())
+
+
+def test_inheritable_capabilities_are_only_those_that_are_asked_for(box: Runtime) -> None:
+    """CVE-2022-29162."""
+    script = "grep -E 'CapInh|CapAmb' /proc/self/status"
+    assert box.said(script).split() == ["CapInh:", "0" * 16, "CapAmb:", "0" * 16]
+
+
+@pytest.mark.parametrize("user", ["0x10", "1e3", "-1", "+5", "1000 ", "root", "1:2:3", "٣"])
+def test_a_user_that_is_no_number_is_never_taken_for_root(box: Runtime, user: str) -> None:
+    """CVE-2026-30892."""
+    box.start()
+    done = box.call("exec", f"--user={user}", "box", "id")
+    assert done.returncode != 0
+    assert "--user: expected UID or UID:GID as numbers" in done.stderr
+
+
 @pytest.mark.parametrize("cwd", ["/proc/self/fd/7", "/proc/self/fd/3", "/proc/self/fd/8/../.."])
 def test_a_descriptor_of_the_host_is_no_working_directory(box: Runtime, cwd: str) -> None:
     box.write(**{"process.cwd": cwd, "process.args": ["sh", "-c", "ls /; cat ../../../../etc/shadow"]})
