@@ -20,8 +20,9 @@ TESTS ?=
 VENV := .venv
 PACKAGES := ca-certificates gcc libc6-dev python3-dev python3-venv libseccomp-dev \
             busybox-static curl iproute2 iptables iputils-ping nftables openssl procps skopeo umoci buildah podman uidmap
-# Unpacked into build/tools, for tests: installed, the one would start a daemon and the other change the machine's policy.
-UNPACKED := docker-registry apparmor
+# Unpacked into build/tools, for tests: installed, the first would start a daemon and the second change the machine's
+# policy; the shells are only asked whether they complete our words.
+UNPACKED := docker-registry apparmor zsh zsh-common fish fish-common libpcre2-32-0
 TOP := $(abspath .)
 GO_WANTED := 1.26
 

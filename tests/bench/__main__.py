@@ -60,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
     _show_debians_crun_no_hybrid()
     for name in arguments.suite:
         suite = _suite(name)
-        with tempfile.TemporaryDirectory(prefix="ketch-bench-") as work:
+        with tempfile.TemporaryDirectory(prefix="ketch-bench-", suffix="-work") as work:
             contenders = suite.contenders(Path(work))
             for mode in arguments.mode or ("cold", "hot"):
                 busy = contest.wait_for_quiet(arguments.quiet_seconds)

@@ -7,10 +7,12 @@ have been replaced by what they are; where podman itself differs from docker the
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from tests.support.hand import Ketch, Terminal
 from tests.support.images import layer, member
 from tests.support.instruments import command
 from tests.support.needs import needs
+from tests.support.registry import DockerRegistry
 
 pytestmark = [needs("root", "overlay", "podman"), pytest.mark.timeout(600)]
 PROMPT = "walk> "
@@ -172,6 +175,30 @@ def test_a_shell_in_a_container_is_a_shell(ketch: Shell, podman: Shell) -> None:
         shown.append(_plain(answer))
         assert _plain(shell.type("docker rm box")) in ("box", "ID64")
     assert shown[0] == shown[1]
+
+
+@needs("docker-registry")
+def test_an_image_goes_to_a_registry_and_comes_back_as_what_it_was(ketch: Shell, podman: Shell, tmp_path: Path) -> None:
+    """AC17; podman has to be told that a registry on this machine speaks plain HTTP, docker and we know."""
+    with DockerRegistry(tmp_path / "registry") as registry:
+        name = f"{registry.host}/my-python-image"
+        for shell, plain in ((ketch, ""), (podman, "--tls-verify=false ")):
+            shell.type(f"docker tag ubuntu:22.04 {name}")
+            shell.type(f"docker push {plain}{name}")
+            digest = f"docker inspect -f '{{{{json .RepoDigests}}}}' {name}"
+            shell.type(f"docker rmi {name}")
+            shell.type(f"docker pull {plain}{name}")
+            assert f"{name}@{registry_digest(registry, 'my-python-image')}" in json.loads(shell.type(digest))
+            assert shell.type(f"docker run --rm {name} echo here again").strip() == "here again"
+
+
+def registry_digest(registry: DockerRegistry, name: str) -> str:
+    """What the registry itself says that it has."""
+    wanted = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+    url = f"http://{registry.host}/v2/{name}/manifests/latest"
+    with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": wanted})) as answer:
+        digest: str = answer.headers["Docker-Content-Digest"]
+        return digest
 
 
 def test_where_podman_differs_from_docker_we_are_docker(ketch: Shell) -> None:

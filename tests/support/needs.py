@@ -183,6 +183,8 @@ PROBES: dict[str, Callable[[], bool]] = {
     "go": _tool("go"),
     "docker-registry": lambda: registry.program() is not None,
     "apparmor_parser": lambda: unpacked.program("apparmor_parser") is not None,
+    "zsh": lambda: unpacked.program("zsh") is not None,
+    "fish": lambda: unpacked.program("fish") is not None,
     "umoci": _tool("umoci"),
     "skopeo": _tool("skopeo"),
     "buildah": _tool("buildah"),
@@ -217,6 +219,8 @@ CI_OFFERS = frozenset(
         # brought by `make setup`: a judge of profiles, independent readers and writers of images
         "apparmor_parser",
         "docker-registry",
+        "zsh",
+        "fish",
         "umoci",
         "skopeo",
         "buildah",

@@ -9,5 +9,5 @@ TOOLS = Path(__file__).parents[2] / "build" / "tools"
 
 def program(name: str) -> str | None:
     """Its path, the installed one first."""
-    folders = [str(TOOLS / folder) for folder in ("usr/bin", "usr/sbin", "sbin")]
+    folders = [str(TOOLS / folder) for folder in ("usr/bin", "usr/sbin", "sbin", "bin")]
     return shutil.which(name) or shutil.which(name, path=":".join(["/usr/sbin", "/sbin", *folders]))
