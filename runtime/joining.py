@@ -166,7 +166,10 @@ def _join(request: JoinRequest, entry: Record, config: Config, process: Process,
         subreaper=request.subreaper,
     )
     if request.console_socket:
-        birth.console_socket = fdpass.connect(request.console_socket)
+        try:
+            birth.console_socket = fdpass.connect(request.console_socket)
+        except OSError as error:
+            raise ExecFailure(f"--console-socket {request.console_socket}: cannot connect: {error.strerror}") from None
     elif request.console_fd >= 0:
         birth.console_socket = fdpass.Socket(fileno=os.dup(request.console_fd))
     birth.group = group_to_enter(entry, request.cgroup_path)

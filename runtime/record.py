@@ -93,10 +93,10 @@ def check_id(container_id: str) -> str:
     """An id becomes the name of a directory and of cgroups: only harmless characters."""
     if not container_id:
         raise UsageError("the container id is empty")
-    if container_id in (".", "..") or len(container_id) > 1024 or set(container_id) - ID_CHARACTERS:
-        raise UsageError(f"container id {container_id!r} is not valid; expected letters, digits and _ + - . only")
     if len(container_id) > 255:
         raise UsageError(f"container id is too long: {len(container_id)} characters, and 255 are the most")
+    if container_id in (".", "..") or set(container_id) - ID_CHARACTERS:
+        raise UsageError(f"container id {container_id!r} is not valid; expected letters, digits and _ + - . only")
     return container_id
 
 
@@ -105,7 +105,10 @@ def reserve(root: str, container_id: str) -> str:
     directory = f"{root}/{check_id(container_id)}"
     from os import makedirs  # who creates has it anyway
 
-    makedirs(root, 0o711, exist_ok=True)
+    try:
+        makedirs(root, 0o711, exist_ok=True)
+    except OSError as error:
+        raise RuntimeFailure(f"cannot make the root directory {root}: {error.strerror} (see --root)") from None
     try:
         posix.mkdir(directory, 0o711)
     except FileExistsError:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # signal imports enum, 3 ms
+import os
+
 from runtime import commands as meaning
 from runtime import joining
 from runtime.cli import Wrong, debug
@@ -18,7 +21,14 @@ if TYPE_CHECKING:
 
 
 def exec(settings: Options, options: Options) -> int:
-    """exec ID COMMAND..."""
+    """exec ID COMMAND...; whatever keeps the command from running is 255, as with runc: 1 is what a command says."""
+    try:
+        return _exec(settings, options)
+    except (Wrong, RuntimeFailure, OSError) as error:
+        raise joining.ExecFailure(str(error)) from error
+
+
+def _exec(settings: Options, options: Options) -> int:
     from runtime import record
 
     root = meaning.root(settings)
@@ -38,7 +48,16 @@ def exec(settings: Options, options: Options) -> int:
         terminal, request.console_fd = own_terminal.make_offer()
     joined = joining.join(request)
     debug(settings, ["joining process: " + sentence for sentence in joiner.describe(joined.plan)])
-    _publish(options, joined.pid)
+    try:
+        _publish(options, joined.pid)
+    except RuntimeFailure:
+        os.kill(joined.pid, signal.SIGKILL)
+        os.waitpid(joined.pid, 0)
+        raise
+    if joined.warnings:
+        from runtime.commands import life
+
+        life.tell_warnings(settings, joined.warnings)
     if detach:
         return 0
     if terminal is not None:

@@ -53,16 +53,23 @@ def create(settings: Options, options: Options) -> int:
 
 def show_warnings(settings: Options, created: Created) -> None:
     """What the user should know although it works; with --debug, all that was planned."""
-    from runtime.cli import debug, log_line
+    from runtime.cli import debug
     from runtime.plan import container
 
     if settings.given("--debug", "--log-level"):
         debug(settings, [f"{phase}: {sentence}" for phase, sentence in container.describe(created.plan)])
-    for sentence in created.warnings:
+    tell_warnings(settings, created.warnings)
+
+
+def tell_warnings(settings: Options, warnings: list[str]) -> None:
+    """To the log, or to a terminal; otherwise stderr is the container's."""
+    from runtime.cli import log_line
+
+    for sentence in warnings:
         path = settings.value("--log")
         if path:
             log_line(path, sentence, as_json=settings.value("--log-format") == "json", level="warning")
-        elif posix.isatty(2):  # otherwise it is the container's stderr
+        elif posix.isatty(2):
             sys.stderr.write(f"ketch-runtime: warning: {sentence}\n")
 
 

@@ -205,6 +205,44 @@ def test_a_process_joins_a_container(box: Runtime) -> None:
     assert pids == [box.state()["pid"]]
 
 
+def test_what_keeps_a_command_from_running_is_told_from_its_own_status(box: Runtime) -> None:
+    box.start("sleep", "1000")
+    for words in (
+        ("nosuch", "true"),
+        ("-u", "root", "box", "id"),
+        ("--cwd", "relative", "box", "true"),
+        ("-e", "A", "box", "true"),
+        ("--process", "/nosuch", "box"),
+        ("-t", "-d", "box", "true"),
+        ("-t", "--console-socket", "/nosuch/socket", "box", "true"),
+    ):
+        done = box.call("exec", *words)
+        assert (done.returncode, done.stderr.count("\n")) == (255, 1), done
+        assert "Errno" not in done.stderr
+    box.ok("pause", "box")
+    assert box.call("exec", "box", "true").returncode == 255
+    box.ok("resume", "box")
+
+
+def test_a_joined_program_whose_pid_cannot_be_told_is_ended(box: Runtime) -> None:
+    box.start("sleep", "1000")
+    done = box.call("exec", "-d", "--pid-file", "/nosuch/pid", "box", "sleep", "2000", timeout=10)
+    assert done.returncode == 255
+    assert "--pid-file /nosuch/pid: cannot write: No such file or directory" in done.stderr
+    assert json.loads(box.ok("ps", "--format", "json", "box")) == [box.state()["pid"]]
+
+
+def test_a_preserved_number_that_the_caller_left_free_holds_nothing_of_ours(box: Runtime) -> None:
+    look = "for fd in 3 4 5 6 7 8 9; do [ ! -L /proc/$$/fd/$fd ] || readlink /proc/$$/fd/$fd; done"
+    with_four = ["sh", "-c", 'exec 4</dev/zero "$@"', "sh", box_command(), "--root", str(box.root)]
+    box.write(**{"process.args": ["sh", "-c", look]})
+    run = [*with_four, "run", "--preserve-fds", "7", "-b", str(box.bundle), "box"]
+    assert subprocess.check_output(run, text=True) == "/dev/zero\n"
+    box.start("sleep", "1000")
+    join = [*with_four, "exec", "--preserve-fds", "7", "box", "sh", "-c", look]
+    assert subprocess.check_output(join, text=True) == "/dev/zero\n"
+
+
 @pytest.mark.in_vm_too
 def test_a_paused_container_stands_still(box: Runtime) -> None:
     create(box, **{"process.args": ["sh", "-c", "while :; do echo x; sleep 0.02; done"]})
