@@ -52,6 +52,17 @@ static void fail(const char *what, const char *path, const char *hint)
 	exit(127);
 }
 
+/* What a caller left closed of 0, 1 and 2 would be the number of the next file we open: a container's stdio, perhaps. */
+static void hold_standard_descriptors(void)
+{
+	int fd;
+
+	while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= STDERR_FILENO)
+		;
+	if (fd >= 0)
+		close(fd);
+}
+
 static int read_only_clone(const char *path)
 {
 	struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY};
@@ -103,6 +114,7 @@ int main(int argc, char **argv, char **environment)
 	char *name = (char *)getauxval(AT_EXECFN);
 	int n = 0, fd;
 
+	hold_standard_descriptors();
 	if (!name || !strncmp(name, "/dev/fd/", 8) || !strncmp(name, "/proc/", 6))
 		name = argc ? argv[0] : "ketch";
 	if (!*library)

@@ -243,6 +243,22 @@ def test_a_preserved_number_that_the_caller_left_free_holds_nothing_of_ours(box:
     assert subprocess.check_output(join, text=True) == "/dev/zero\n"
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_descriptor_is_nothing_to_commands_and_containers(box: Runtime, closed: str) -> None:
+    def without(*words: str) -> int:
+        command = ["sh", "-c", f'exec "$@" {closed}', "sh", box_command(), "--root", str(box.root), *words]
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode
+
+    assert [without(word) for word in ("list", "features", "--version")] == [0, 0, 0]
+    assert without("state", "nosuch") == 1
+    look = "exec 9>/tmp/fds; for fd in 0 1 2 3 4 5 6 7 8; do echo $(readlink /proc/1/fd/$fd) >&9; done; exit 7"
+    box.write(**{"process.args": ["sh", "-c", look]})
+    assert without("run", "-b", str(box.bundle), "box") == 7
+    held = (box.rootfs / "tmp/fds").read_text().split()
+    assert held.count("/dev/null") >= len(closed.split()), held
+    assert all(link.startswith(("/dev/null", "pipe:")) for link in held), held
+
+
 @pytest.mark.in_vm_too
 def test_a_paused_container_stands_still(box: Runtime) -> None:
     create(box, **{"process.args": ["sh", "-c", "while :; do echo x; sleep 0.02; done"]})
