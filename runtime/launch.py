@@ -164,6 +164,7 @@ def _clone_in_between(
     if not family:
         os.waitpid(middle, 0)
     if not answer:
+        child.socket.close()  # or our own copy would keep us waiting for a process that died without a word
         parent.expect()  # raises what the process said
     return int(answer)
 

@@ -259,6 +259,16 @@ def test_a_closed_standard_descriptor_is_nothing_to_commands_and_containers(box:
     assert all(link.startswith(("/dev/null", "pipe:")) for link in held), held
 
 
+def test_too_little_memory_to_join_a_pods_processes_is_told(box: Runtime) -> None:
+    pid = box.start("sleep", "1000")
+    spaces = [{"type": "pid", "path": f"/proc/{pid}/ns/pid"}, {"type": "mount"}]
+    little = {"linux.resources.memory": {"limit": 4096}, "linux.cgroupsPath": "/little", "hostname": None}
+    box.write(**{"linux.namespaces": spaces, **little})
+    done = box.call("create", "-b", str(box.bundle), "little", timeout=20)
+    assert done.returncode == 1
+    assert "whose limit is" in done.stderr
+
+
 @pytest.mark.in_vm_too
 def test_a_paused_container_stands_still(box: Runtime) -> None:
     create(box, **{"process.args": ["sh", "-c", "while :; do echo x; sleep 0.02; done"]})
