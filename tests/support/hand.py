@@ -18,6 +18,9 @@ from typing import Any
 from tests.support import kernel
 from tests.support.instruments import command
 
+# An emulated CPU is many times slower: the VM's driver says by how much.
+_PATIENCE = float(os.environ.get("KETCH_TIMEOUT_FACTOR", "1"))
+
 
 def _group_for_others() -> str:
     """Our own group, and on version 2 the one above it: a group with processes passes no controllers on."""
@@ -50,7 +53,7 @@ class Ketch:
             [command("ketch"), *words],
             capture_output=True,
             text=True,
-            timeout=seconds,
+            timeout=seconds * _PATIENCE,
             env=self.environment,
             **({"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}),
         )
