@@ -195,7 +195,7 @@ def create(request: CreateRequest) -> Created:
     check_console(request, plan)
     if not os.path.isdir(plan.root_path):
         raise RuntimeFailure(f"config.json: root.path: {plan.root_path} is not a directory (is --bundle right?)")
-    directory = record.reserve(request.root, request.id)
+    directory = reserve(request, plan)
     lock = record.lock(directory)
     entry = first_record(directory, plan, config)
     try:
@@ -236,6 +236,29 @@ def check_console(request: CreateRequest, plan: Plan) -> None:
         raise RuntimeFailure("process.terminal is true: --console-socket is needed to hand over the terminal")
     if request.console_socket and not terminal:
         raise RuntimeFailure("--console-socket is given, but process.terminal in config.json is not true")
+
+
+def reserve(request: CreateRequest, plan: Plan) -> str:
+    """The container's directory, empty: its id is free, and so is its cgroup."""
+    directory = record.reserve(request.root, request.id)
+    try:
+        _refuse_occupied_cgroup(plan)
+    except BaseException:
+        record.forget(directory)
+        raise
+    return directory
+
+
+def _refuse_occupied_cgroup(plan: Plan) -> None:
+    """Before a record names the group: its removal ends all that is in there, and these are another's processes."""
+    if plan.scope is not None:
+        return
+    if found := cgroup.Group(plan.cgroup_paths, v2=plan.cgroup_v2).processes():
+        group = next(iter(plan.cgroup_paths.values()))
+        raise CreateFailed(
+            f"linux.cgroupsPath: the container's cgroup {group} is not empty: {len(found)} process(es) found, the first"
+            f" is {found[0]} (has another container this path, or one of this id under another --root?)"
+        )
 
 
 def first_record(directory: str, plan: Plan, config: Config) -> Record:

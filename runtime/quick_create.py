@@ -62,7 +62,7 @@ def prepare(request: create.CreateRequest, give_back: Callable[[Builder], None])
     plan = create.plan_for(request, config, layout)
     _check(plan)
     text = _compile(plan, request, give_back)
-    directory = record.reserve(request.root, request.id)
+    directory = create.reserve(request, plan)
     lock = record.lock(directory)
     entry = create.first_record(directory, plan, config)
     try:

@@ -255,6 +255,17 @@ def test_a_program_without_its_loader_or_execute_bit_is_told_so(box: Runtime, tm
     assert "is mounted noexec" in box.call("run", "-b", str(box.bundle), "box").stderr
 
 
+def test_a_cgroup_with_processes_is_not_shared_with_another_container(box: Runtime) -> None:
+    pid = box.start(**{"linux.cgroupsPath": "/shared"})
+    done = box.call("create", "-b", str(box.bundle), "other")
+    assert done.returncode == 1
+    assert "linux.cgroupsPath: the container's cgroup" in done.stderr
+    assert f"is not empty: 1 process(es) found, the first is {pid}" in done.stderr
+    assert not (box.root / "other").exists()
+    box.ok("delete", "--force", "other")
+    assert box.state()["status"] == "running"
+
+
 def nothing_left(box: Runtime, name: str) -> None:
     assert not (box.root / name).exists()
     group = cgroup.Group(cgroup.layout().directories(name), v2=cgroup.layout().v2)
