@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 class CreateRequest:
     """What `create` needs to know. `hold`: the init waits on a start socket for a later command; otherwise it waits for
-    release() by this process. `sibling`: the init becomes a child of our parent. `stdio`: descriptors for 0, 1, 2."""
+    release() by this process. `sibling`: the init becomes a child of our parent. `stdio`: descriptors for 0, 1, 2.
+    `shares_cgroup`: others of its owner's may live in its group, as a pod's reaper does."""
 
     __slots__ = (
         "bundle",
@@ -49,6 +50,7 @@ class CreateRequest:
         "pidfd_socket",
         "root",
         "seed",
+        "shares_cgroup",
         "sibling",
         "stdio",
         "systemd_cgroup",
@@ -71,6 +73,7 @@ class CreateRequest:
         self.hold = True
         self.sibling = False
         self.seed = -1
+        self.shares_cgroup = False
         self.stdio: tuple[int, int, int] | None = None
 
 
@@ -242,7 +245,8 @@ def reserve(request: CreateRequest, plan: Plan) -> str:
     """The container's directory, empty: its id is free, and so is its cgroup."""
     directory = record.reserve(request.root, request.id)
     try:
-        _refuse_occupied_cgroup(plan)
+        if not request.shares_cgroup:
+            _refuse_occupied_cgroup(plan)
     except BaseException:
         record.forget(directory)
         raise

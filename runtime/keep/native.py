@@ -38,6 +38,7 @@ class Maker:
         asked.hold = False
         asked.sibling = True
         asked.seed = seed.fd
+        asked.shares_cgroup = True
         asked.systemd_cgroup = self._request["systemd_cgroup"]
         if self._request["tty"]:
             ours, theirs = fdpass.pair()

@@ -20,6 +20,7 @@ def prepare(state_dir: str, request: dict[str, Any]) -> quick_create.Prepared | 
         return None
     asked = CreateRequest(request["runtime_root"] or state_dir + "/runtime", request["id"], request["bundle"])
     asked.seed = seed.fd
+    asked.shares_cgroup = True
     asked.systemd_cgroup = request["systemd_cgroup"]
     try:
         return quick_create.prepare(asked, standing.give_back_in)

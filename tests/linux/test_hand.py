@@ -90,7 +90,7 @@ def test_logs_come_back_by_line_with_times_and_from_the_end(ketch: Ketch) -> Non
     assert ketch("logs", "--tail", "3", "talker").splitlines()[-1] == "unfinished"
     assert ketch("logs", "talker").splitlines()[:2] == ["1", "2"]
     assert ketch.call("logs", "talker").stderr == "wrong\n"
-    stamp = ketch("logs", "-t", "--tail", "1", "talker").split()[0]
+    stamp = ketch("logs", "-t", "--tail", "2", "talker").split()[0]  # either stream may be last
     assert stamp[:4].isdigit()
     assert stamp.endswith("Z")
     ketch("run", "-d", "--name", "slow", "busybox", "sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.2; done")
