@@ -133,8 +133,13 @@ def test_prunes_ask_and_take_only_what_nobody_uses(ketch: Ketch) -> None:
     assert ketch("images", "-q") != ""
 
 
+# A shell ignores SIGINT for what it starts in the background, and all of its descendants inherit that.
+INTERRUPTIBLE = ["env", "--default-signal=INT"]
+
+
 def test_without_a_proxy_for_signals_ctrl_c_leaves_the_container_running(ketch: Ketch) -> None:
     run = [
+        *INTERRUPTIBLE,
         command("ketch"),
         "run",
         "--rm",
@@ -157,7 +162,8 @@ def test_without_a_proxy_for_signals_ctrl_c_leaves_the_container_running(ketch: 
 def test_ctrl_c_at_any_moment_of_a_run_leaves_nothing(ketch: Ketch) -> None:
     """The signal comes earlier and later; until the program runs it ends us, then it is the container's own."""
     ketch("run", "--rm", "busybox", "true")  # the spawner is there
-    run = [command("ketch"), "run", "--rm", "busybox", "sh", "-c", "trap 'exit 9' INT; while :; do sleep 0.01; done"]
+    loop = "trap 'exit 9' INT; while :; do sleep 0.01; done"
+    run = [*INTERRUPTIBLE, command("ketch"), "run", "--rm", "busybox", "sh", "-c", loop]
     for step in range(24):
         process = subprocess.Popen(
             run, env=ketch.environment, stderr=subprocess.PIPE, text=True, start_new_session=True

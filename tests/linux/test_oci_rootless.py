@@ -36,13 +36,15 @@ def box(tmp_path: Path) -> Iterator[Users]:
         path.chmod(path.stat().st_mode | 0o055)
     lent = tmp_path / "lent"
     lent.write_text(f"{USER}:200000:65535\n")
-    for file in ("/etc/subuid", "/etc/subgid"):
-        subprocess.run(["mount", "-n", "--bind", str(lent), file], check=True)
+    named = tmp_path / "named"  # newuidmap asks for the user's name, which a new machine has not given
+    named.write_text(f"root:x:0:0:root:/root:/bin/sh\nlearner:x:{USER}:{USER}::/:/bin/sh\n")
+    for file, content in (("/etc/subuid", lent), ("/etc/subgid", lent), ("/etc/passwd", named)):
+        subprocess.run(["mount", "-n", "--bind", str(content), file], check=True)
     runtime = Users(tmp_path)
     yield runtime
     for name in runtime.ok("list", "-q").split():
         runtime.remove(name)
-    subprocess.run(["umount", "-n", "/etc/subuid", "/etc/subgid"], check=True)
+    subprocess.run(["umount", "-n", "/etc/passwd", "/etc/subuid", "/etc/subgid"], check=True)
 
 
 @needs("userns", "newuidmap")
