@@ -70,7 +70,9 @@ def past(facts: Facts, since: float) -> list[tuple[float, str, look.Seen]]:
     found = []
     for _, seen in facts.values():
         ended = int((seen.exit() or {}).get("finished_at", 0))
-        times = (("create", seen.created_at), ("start", seen.started_at), ("die", ended))
+        # A quick program's end is seen before its start is written down.
+        started = min(seen.started_at, ended) if ended else seen.started_at
+        times = (("create", seen.created_at), ("start", started), ("die", ended))
         found += [(moment / look.SECOND, action, seen) for action, moment in times if moment > since * look.SECOND]
     return sorted(found, key=lambda line: line[0])
 
