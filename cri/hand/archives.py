@@ -13,6 +13,7 @@ from cri.hand.images import familiar, find, store_of
 from cri.hand.places import Places
 from cri.hand.progress import Working
 from cri.images.errors import ImageError
+from cri.images.store import ImageStore
 
 
 def save(arguments: Arguments, places: Places) -> int:
@@ -82,23 +83,24 @@ def import_(arguments: Arguments, places: Places) -> int:
     config = _changes(arguments.many("change"))
     store = store_of(places)
     try:
-        if os.path.isdir(source):
-            with Working(f"Reading {source}", sys.stderr):
-                image_id = store.build_from_directory(source, name, config=config)
-            print(image_id)
-            return 0
-        from tempfile import TemporaryDirectory
-
-        with TemporaryDirectory(prefix="ketch-import-") as folder:
-            with Working(f"Reading {source}", sys.stderr):
-                _untar_into(folder, source)
-                image_id = store.build_from_directory(folder, name, config=config)
-            print(image_id)
+        with Working(f"Reading {source}", sys.stderr):
+            image_id = _image_of(store, source, name, config)
+        print(image_id)
     except (ImageError, OSError) as e:
         raise HandError(f"cannot import {source}: {e}") from None
     finally:
         store.close()
     return 0
+
+
+def _image_of(store: ImageStore, source: str, name: str, config: Mapping[str, object]) -> str:
+    if os.path.isdir(source):
+        return store.build_from_directory(source, name, config=config)
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(prefix="ketch-import-") as folder:
+        _untar_into(folder, source)
+        return store.build_from_directory(folder, name, config=config)
 
 
 def _untar_into(folder: str, source: str) -> None:

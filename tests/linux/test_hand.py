@@ -9,7 +9,6 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,6 @@ from tests.support.hand import Ketch
 from tests.support.instruments import command
 
 pytestmark = pytest.mark.needs("root")
-
-
-@pytest.fixture
-def ketch(tmp_path: Path) -> Iterator[Ketch]:
-    hand = Ketch(tmp_path)
-    hand("image", "local")
-    yield hand
-    hand.close()
 
 
 def fetch(port: int, path: str = "/") -> str:

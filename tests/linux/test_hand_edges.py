@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,6 @@ from tests.support.hand import Ketch
 from tests.support.instruments import command
 
 pytestmark = pytest.mark.needs("root")
-
-
-@pytest.fixture
-def ketch(tmp_path: Path) -> Iterator[Ketch]:
-    hand = Ketch(tmp_path)
-    hand("image", "local")
-    yield hand
-    hand.close()
 
 
 def test_variables_come_from_here_from_files_and_from_words(ketch: Ketch, tmp_path: Path) -> None:

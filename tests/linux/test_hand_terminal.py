@@ -3,22 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tests.support.hand import Ketch
 
 pytestmark = pytest.mark.needs("root")
-
-
-@pytest.fixture
-def ketch(tmp_path: Path) -> Iterator[Ketch]:
-    hand = Ketch(tmp_path)
-    hand("image", "local")
-    yield hand
-    hand.close()
 
 
 def test_a_shell_has_a_terminal_of_the_right_size_follows_it_and_can_be_left_and_joined(ketch: Ketch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,6 @@ import pytest
 from tests.support.hand import Ketch
 
 pytestmark = [pytest.mark.needs("root"), pytest.mark.timeout(600)]
-
-
-@pytest.fixture
-def ketch(tmp_path: Path) -> Iterator[Ketch]:
-    hand = Ketch(tmp_path)
-    hand("image", "local")
-    yield hand
-    hand.close()
 
 
 def files(folder: Path) -> None:

@@ -6,23 +6,12 @@ import os
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from runtime.linux import fdpass
 from tests.support import instruments
 from tests.support.containers import DEFAULT, Runtime
 from tests.support.needs import needs
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Runtime]:
-    runtime = Runtime(tmp_path)
-    yield runtime
-    for name in runtime.ok("list", "-q").split():
-        runtime.remove(name)
 
 
 def listening(path: Path) -> socket.socket:

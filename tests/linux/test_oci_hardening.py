@@ -5,7 +5,6 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,6 @@ import pytest
 from runtime.linux import cgroup
 from tests.support import crash, instruments
 from tests.support.containers import Runtime
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Runtime]:
-    runtime = Runtime(tmp_path)
-    yield runtime
-    for name in runtime.ok("list", "-q").split():
-        runtime.remove(name)
 
 
 def mounts_with(*more: dict[str, Any]) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,6 @@ import pytest
 from runtime.linux import fdpass
 from tests.support import instruments
 from tests.support.containers import DEFAULT, Runtime
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Runtime]:
-    runtime = Runtime(tmp_path)
-    yield runtime
-    for name in runtime.ok("list", "-q").split():
-        runtime.remove(name)
 
 
 def with_mount(**mount: object) -> list[dict[str, object]]:

@@ -4,21 +4,10 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.support.containers import DEFAULT, Runtime
 from tests.support.needs import needs
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Runtime]:
-    runtime = Runtime(tmp_path)
-    yield runtime
-    for name in runtime.ok("list", "-q").split():
-        runtime.remove(name)
 
 
 def joined(box: Runtime, script: str, **changes: object) -> str:

@@ -4,8 +4,6 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,14 +14,6 @@ from tests.support.containers import DEFAULT, Runtime
 
 CONTAINERS = int(os.environ.get("KETCH_CONTAINERS", "25"))  # by hand: 1000
 MEBIBYTE = 1 << 20
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Runtime]:
-    runtime = Runtime(tmp_path)
-    yield runtime
-    for name in runtime.ok("list", "-q").split():
-        runtime.remove(name)
 
 
 @pytest.mark.timeout(900)

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,6 @@ import pytest
 from runtime.linux import cgroup, fdpass
 from tests.support.containers import Runtime
 from tests.support.needs import needs
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Runtime]:
-    runtime = Runtime(tmp_path)
-    yield runtime
-    for name in runtime.ok("list", "-q").split():
-        runtime.remove(name)
-    assert not any(path.name != ".cache" for path in runtime.root.glob("*"))
 
 
 def create(box: Runtime, name: str = "box", **changes: object) -> None:
