@@ -28,7 +28,7 @@ from tests.e2e import (
     pki,
     registry,
 )
-from tests.e2e.machine import Machine, power_on, until
+from tests.e2e.machine import Machine, power_cut, power_on, until
 from tests.e2e.node import Node
 from tests.e2e.pki import Pki
 from tests.e2e.runtimes import RUNTIMES, Network, Runtime
@@ -180,6 +180,19 @@ def join(cluster: Cluster, runtime: Runtime, settings: Mapping[str, Any] = Mappi
     joined = _add_node(cluster, max((each.number for each in cluster.nodes), default=0) + 1, runtime, settings)
     _connect_pod_ranges(joined)
     return joined
+
+
+def cut_power(cluster: Cluster, node_name: str) -> Cluster:
+    """The node falls dead, and starts again with what its disk holds; it has no network configuration yet."""
+    hurt = next(each for each in cluster.nodes if each.name == node_name)
+    again = dataclasses.replace(hurt, machine=power_cut(hurt.machine))
+    cluster = dataclasses.replace(cluster, nodes=tuple(again if each is hurt else each for each in cluster.nodes))
+    cluster.save()
+    node.plug_in(cluster.site, again)
+    node.start_runtime(again)
+    node.start_kubelet(again, cluster.pki, {})
+    _connect_pod_ranges(cluster)
+    return cluster
 
 
 def leave(cluster: Cluster, node_name: str) -> Cluster:

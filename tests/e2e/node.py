@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.e2e import go_build
 from tests.e2e.control_plane import DNS_ADDRESS, POD_RANGE, REGISTRY, SERVER, SITE_ADDRESS, SITE_BRIDGE
-from tests.e2e.machine import Machine
+from tests.e2e.machine import Machine, until
 from tests.e2e.pki import Pki
 from tests.e2e.runtimes import RUNTIMES, Runtime, write
 
@@ -53,6 +53,8 @@ def plug_in(site: Machine, node: Node) -> None:
     """A cable between the site's bridge and the node's eth0, whose default route is the site."""
     port = _port(node)
     in_site = ["nsenter", f"--net=/proc/{site.pid}/ns/net", "ip", "link"]
+    # the cable of a node that fell dead goes a little later than the node
+    until(lambda: site.run("ip", "link", "show", port, check=False).returncode != 0, f"{port} is free", 20)
     # the node's pid means something only in the PID namespace of the host, so only the network is entered
     pair = ["add", port, "type", "veth", "peer", "name", "eth0", "netns", str(node.machine.pid)]
     for words in (pair, ["set", port, "master", SITE_BRIDGE, "up"]):

@@ -39,6 +39,8 @@ def test_ac52_the_dns_service_answers_over_udp_and_tcp(dev: Space) -> None:
     assert SERVICE_ADDRESS in dev.exec("jump", "nslookup", "kubernetes.default.svc.cluster.local", DNS_ADDRESS)
     probe = f"echo | nc -w 2 {DNS_ADDRESS} 53 && echo open"
     assert "open" in dev.exec("jump", "sh", "-c", probe)
+    metrics = f"http://{DNS_ADDRESS}:9153/metrics"
+    assert "coredns_build_info" in dev.exec("jump", "wget", "-T", "3", "-qO-", metrics)
 
 
 def test_ac54_the_resolver_searches_the_namespace_first(dev: Space) -> None:

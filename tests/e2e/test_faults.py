@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runtime's daemon is killed again and again under work; $KETCH_FAULT_SECONDS (60) says how long."""
+"""The runtime's daemon is killed again and again under work ($KETCH_FAULT_SECONDS says how long), a node falls dead."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.e2e import cluster as clusters
 from tests.e2e.cluster import Cluster
-from tests.e2e.machine import start_time, until
+from tests.e2e.machine import Machine, start_time, until
 from tests.e2e.node import Node
 from tests.e2e.objects import deployment, pod, shell, web
 from tests.e2e.space import Space
@@ -102,3 +103,41 @@ def test_an_update_ends_and_no_pod_suffers_while_the_daemon_is_killed(cluster: C
         until(lambda: traces(cluster) == before, "the node is as before", 60, every=0.5)
     except TimeoutError:
         assert traces(cluster) == before
+
+
+def reserved(machine: Machine) -> set[str]:
+    """The addresses that pods of this node have, by what its disk says."""
+    return set(machine.read("find", "/var/lib/cni", "-name", "10.*", "-printf", "%f\\n").split())
+
+
+def lives(space: Space, names: list[str]) -> dict[str, str]:
+    """The container of each of these pods that are ready, by the pod's name."""
+    found = (space.get("pod", name)["status"].get("containerStatuses", [{}])[0] for name in names)
+    return {name: seen["containerID"] for name, seen in zip(names, found, strict=True) if seen.get("ready")}
+
+
+def test_after_a_power_cut_pods_come_back_and_no_address_is_lost(cluster: Cluster, space: Space) -> None:
+    joined = clusters.join(cluster, cluster.nodes[0].runtime)
+    name, names = joined.nodes[-1].name, [f"pod-{number}" for number in range(5)]
+    try:
+        clusters.add_network(joined, joined.nodes[-1])
+        space.apply(*(pod(each, web(), nodeName=name) for each in names))
+        space.wait_until_ready(*names)
+        before = lives(space, names)
+        joined = clusters.cut_power(joined, name)
+        clusters.add_network(joined, joined.nodes[-1])
+
+        def is_back() -> bool:
+            now = lives(space, names)
+            return len(now) == len(names) and not set(now.values()) & set(before.values())
+
+        until(is_back, "each pod has a new container that is ready", 120, every=0.5)
+        machine = joined.nodes[-1].machine
+        addresses = {space.address(each): each for each in names}
+        for address, each in addresses.items():
+            assert machine.read("curl", "-sf", "-m", "3", f"http://{address}:8080/hostname") == each
+        until(lambda: reserved(machine) == set(addresses), "the pods' addresses alone are taken", 90, every=0.5)
+        space.remove("pod", *names)
+        until(lambda: not reserved(machine), "no address is taken", 90, every=0.5)
+    finally:
+        clusters.leave(joined, name)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -54,7 +55,18 @@ def test_ac24_the_program_is_process_one_and_root(space: Space) -> None:
 
 
 def test_ac25_a_shell_in_the_pod_reaches_its_server(space: Space) -> None:
-    assert space.exec("hello-pod", "wget", "-qO-", "http://localhost:8080/hostname") == "hello-pod"
+    words = space.cluster.kubectl_command("-n", space.name, "exec", "-it", "hello-pod", "--", "sh")
+    typed = subprocess.run(
+        ["script", "-qec", " ".join(space.cluster.site.inside(*words)), "/dev/null"],
+        input="tty; wget -qO- http://localhost:8080/hostname; echo; exit\n",
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    lines = typed.stdout.replace("\r", "").splitlines()
+    assert "/dev/pts/0" in lines
+    assert "hello-pod" in lines
 
 
 def traces(cluster: Cluster) -> dict[str, int]:
@@ -154,6 +166,9 @@ def test_ac29_signals_and_shared_memory_cross_containers(space: Space) -> None:
     space.wait_until_ready("shared")
     space.exec("shared", "sh", "-c", "echo word > /dev/shm/between", container="target")
     assert space.exec("shared", "cat", "/dev/shm/between", container="sender") == "word\n"
+    # a file made in this file system is a POSIX message queue
+    space.exec("shared", "touch", "/dev/mqueue/between", container="target")
+    assert space.exec("shared", "ls", "/dev/mqueue", container="sender") == "between\n"
     space.exec("shared", "sh", "-c", "pkill -TERM -f 'got term'", container="sender", check=False)
     until(lambda: "got term" in space.logs("shared", "target"), "the signal arrives", 20, every=0.3)
 
