@@ -280,7 +280,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--folder", type=Path, default=default_folder(), help="state and logs (%(default)s)")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--runtime", default="ketch", help=f"for all nodes, or one,each ({', '.join(RUNTIMES)})")
-    parser.add_argument("--proxy", choices=("nftables", "iptables"), default="nftables")
+    parser.add_argument("--proxy", choices=("nftables", "iptables", "ipvs"), default="nftables")
     parser.add_argument("--no-network", action="store_true", help="write no CNI configuration: nodes stay NotReady")
     wanted = parser.parse_args(words)
     if wanted.action == "down":

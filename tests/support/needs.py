@@ -154,6 +154,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "selinux": _exists("/sys/fs/selinux/enforce"),
     "systemd": _exists("/run/systemd/system"),
     "systemd_program": _exists("/lib/systemd/systemd"),
+    "logind": lambda: os.path.exists("/lib/systemd/systemd-logind") and _tool("dbus-daemon", "dbus-send", "busctl")(),
     # a machine that tests may change as a whole: made by vagrant/image.py, thrown away afterwards
     "guest": _exists("/etc/ketch-guest"),
     "br_netfilter": _exists("/proc/sys/net/bridge/bridge-nf-call-iptables"),
@@ -229,7 +230,18 @@ CI_OFFERS = frozenset(
 )
 # Not promised and not forbidden: whether they are there depends on what else was installed.
 UNPROMISED = frozenset(
-    {"runc", "crun", "containerd", "go", "cni_plugins", "cnitool", "built_containerd", "etc_cni", "systemd_program"}
+    {
+        "runc",
+        "crun",
+        "containerd",
+        "go",
+        "cni_plugins",
+        "cnitool",
+        "built_containerd",
+        "etc_cni",
+        "systemd_program",
+        "logind",
+    }
 )
 
 
