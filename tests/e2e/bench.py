@@ -115,10 +115,14 @@ def one_pod(bench: Bench, node: Node) -> None:
 
 def hundred_pods(bench: Bench, node: Node, number: int = 100) -> None:
     prefix = f"{number} pods"
-    cpu = costs.runtime_cpu(node)
+    cpu, kubelet = costs.runtime_cpu(node), costs.kubelet_cpu(node)
     names, started = bench.create(node, number, PAUSE)
     up = bench.watch.wait("ready", names) - started
-    row = {f"{prefix} to Ready": up, f"{prefix} to Ready, runtime CPU": costs.runtime_cpu(node) - cpu}
+    row = {
+        f"{prefix} to Ready": up,
+        f"{prefix} to Ready, runtime CPU": costs.runtime_cpu(node) - cpu,
+        f"{prefix} to Ready, kubelet CPU": costs.kubelet_cpu(node) - kubelet,
+    }
     time.sleep(5)  # what is measured next is the state at rest
     memory = costs.runtime_memory(node)
     print(f"{node.runtime.name}: PSS KiB {dict(memory)}", file=sys.stderr)

@@ -34,6 +34,11 @@ def runtime_cpu(node: Node) -> float:
     return _used_seconds(root) - sum(_used_seconds(root / part) for part in _NOT_THE_RUNTIME)
 
 
+def kubelet_cpu(node: Node) -> float:
+    """What the kubelet itself has used: the part of a wall time that no runtime can take away."""
+    return _used_seconds(_root(node) / "system/kubelet")
+
+
 def pods_cpu(node: Node) -> float:
     return _used_seconds(_root(node) / "kubepods")
 
