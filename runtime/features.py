@@ -12,10 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-ARCHITECTURES = (
-    "AARCH64 ARM LOONGARCH64 M68K MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PARISC PARISC64 PPC PPC64 PPC64LE "
-    "RISCV64 S390 S390X SH SHEB X32 X86 X86_64"
-)
 UNSAFE_ANNOTATIONS = ("run.oci.", "org.systemd.property.")
 
 
@@ -44,7 +40,7 @@ def report() -> dict[str, Any]:
                 "enabled": True,
                 "actions": list(parse.ACTIONS),
                 "operators": list(parse.OPERATORS),
-                "archs": [f"SCMP_ARCH_{name}" for name in ARCHITECTURES.split()],
+                "archs": [f"SCMP_ARCH_{name}" for name in parse.ARCHITECTURES.split()],
                 "knownFlags": list(parse.SECCOMP_FLAGS),
                 "supportedFlags": list(parse.SECCOMP_FLAGS),
             },

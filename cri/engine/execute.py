@@ -81,7 +81,7 @@ def open_exec(context: Context, request: ExecRequest, timeout_seconds: float | N
     try:
         return context.keep.exec(asked)
     except keep.KeepError as e:
-        raise Failed(f"container {record.id}: exec of {request.argv[0]!r}: {e}") from e
+        raise _failed(record, request, e) from e
 
 
 def exec_sync(context: Context, request: ExecRequest, timeout_seconds: float | None) -> keep.ExecResult:
@@ -98,7 +98,16 @@ def exec_sync(context: Context, request: ExecRequest, timeout_seconds: float | N
     except keep.ExecTimeout as e:
         raise TimedOut(f"container {record.id}: {request.argv[0]!r} timed out after {timeout_seconds} s") from e
     except keep.KeepError as e:
-        raise Failed(f"container {record.id}: exec of {request.argv[0]!r}: {e}") from e
+        raise _failed(record, request, e) from e
+
+
+def _failed(record: ContainerRecord, request: ExecRequest, error: keep.KeepError) -> Failed:
+    """One sentence; each layer that the error came through has begun its own."""
+    reason = str(error)
+    for said in (f"cannot exec in container {record.id}: ", "exec failed: "):
+        reason = reason.removeprefix(said)
+    named = reason.startswith("exec: ")
+    return Failed(f"container {record.id}: " + (reason if named else f"exec of {request.argv[0]!r}: {reason}"))
 
 
 def until_nobody_waits(session: keep.Session) -> None:

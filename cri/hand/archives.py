@@ -15,6 +15,10 @@ from cri.hand.progress import Working
 from cri.images.errors import ImageError
 from cri.images.store import ImageStore
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 def save(arguments: Arguments, places: Places) -> int:
     target = arguments.text("output")
@@ -80,7 +84,7 @@ def import_(arguments: Arguments, places: Places) -> int:
     """A folder, or a tar archive of a root file system, as an image of one layer."""
     source = arguments.words[0]
     name = arguments.words[1] if len(arguments.words) > 1 else f"imported-{os.urandom(4).hex()}"
-    config = _changes(arguments.many("change"))
+    config = changes_of(arguments.many("change"))
     store = store_of(places)
     try:
         with Working(f"Reading {source}", sys.stderr):
@@ -117,7 +121,8 @@ def _untar_into(folder: str, source: str) -> None:
         os.close(fd)
 
 
-def _changes(texts: list[str]) -> Mapping[str, object]:
+def changes_of(texts: list[str]) -> dict[str, Any]:
+    """--change as keys of an image's configuration."""
     import json
 
     config: dict[str, object] = {}

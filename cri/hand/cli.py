@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         top = grammar.parse(_TOP, words)
         if top.flag("debug"):
             tracebacks.demand()
-        return _run(top)
+        return _flushed(_run(top))
     except grammar.WantsHelp as e:
         return _help(None if e.args[0] is _TOP else e.args[0])
     except HandError as e:
@@ -46,6 +46,18 @@ def main(argv: list[str] | None = None) -> int:
         return 141
     except Exception as e:
         return _complain(_sentence(e), 125 if _failed_in_run(words) else 1)
+
+
+def _flushed(code: int) -> int:
+    """What was printed has arrived, or the command has failed."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python tries it once more at the exit
+        raise HandError(f"cannot write to our output: {e.strerror}") from None
+    return code
 
 
 def _run(top: grammar.Arguments) -> int:
@@ -101,6 +113,10 @@ def _complain(sentence: str, code: int) -> int:
 
 def _sentence(error: Exception) -> str:
     """One line, whatever it was; errors of our own layers are one already."""
+    if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.strerror:
+        if error.filename is None and isinstance(error, FileNotFoundError):  # as getcwd(2) fails
+            return "the folder we are in has been removed (cd to one that is there)"
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     text = str(error).strip() or type(error).__name__
     return " ".join(text.split())
 

@@ -20,6 +20,16 @@ from cri.hand.command_options import (
 )
 from cri.hand.grammar import Command, Option
 
+LIMITS = (
+    Option("-m --memory", "memory limit: 512m, 2g", value="BYTES"),
+    Option("--memory-swap", "memory and swap together; -1: as much swap as there is", value="BYTES"),
+    Option("--cpus", "how many processors' worth of time: 1.5", value="NUMBER"),
+    Option("-c --cpu-shares", "share of processor time against others", value="SHARES"),
+    Option("--cpuset-cpus", "run on these processors only: 0-2,4", value="LIST"),
+    Option("--pids-limit", "how many processes at once", value="COUNT"),
+    Option("--blkio-weight", "share of disk time, 10 to 1000", value="WEIGHT"),
+)
+
 MAKE = (
     INTERACTIVE,
     TTY,
@@ -32,6 +42,8 @@ MAKE = (
     ),
     Option("--tmpfs", "mount an empty file system in memory", value="PATH[:OPTIONS]", many=True),
     Option("-p --publish", "publish a port on this machine", value="[[IP:]PORT:]PORT[/PROTO]", many=True),
+    Option("-P --publish-all", "publish all ports that the image or --expose names, each on a free port"),
+    Option("--expose", "a port that it listens on", value="PORT[/PROTO]", many=True),
     Option("--network", "bridge, host, none, container:NAME, or a network's name", value="NETWORK", complete="network"),
     Option("--ip", "an address of the network for it", value="ADDRESS"),
     Option("--dns", "a name server", value="ADDRESS", many=True),
@@ -42,13 +54,7 @@ MAKE = (
     USER,
     WORKDIR,
     Option("--entrypoint", "replace the image's entry point", value="COMMAND"),
-    Option("-m --memory", "memory limit: 512m, 2g", value="BYTES"),
-    Option("--memory-swap", "memory and swap together; -1: as much swap as there is", value="BYTES"),
-    Option("--cpus", "how many processors' worth of time: 1.5", value="NUMBER"),
-    Option("-c --cpu-shares", "share of processor time against others", value="SHARES"),
-    Option("--cpuset-cpus", "run on these processors only: 0-2,4", value="LIST"),
-    Option("--pids-limit", "how many processes at once", value="COUNT"),
-    Option("--blkio-weight", "share of disk time, 10 to 1000", value="WEIGHT"),
+    *LIMITS,
     Option("--device-read-bps", "limit reading: /dev/sda:1mb", value="DEVICE:RATE", many=True),
     Option("--device-write-bps", "limit writing: /dev/sda:1mb", value="DEVICE:RATE", many=True),
     Option("--device-read-iops", "limit reads per second: /dev/sda:1000", value="DEVICE:COUNT", many=True),
@@ -66,6 +72,7 @@ MAKE = (
     Option("--pid", "host, or container:NAME: whose processes it sees", value="MODE"),
     Option("--ipc", "host, private, or container:NAME", value="MODE"),
     Option("--userns", "host, or private: root inside is nobody outside", value="MODE"),
+    Option("--uidmap", "who its users and groups are outside, from root on: 0:1001:1000", value="0:OUTSIDE:COUNT"),
     Option("--stop-signal", "what stop sends", value="SIGNAL"),
     Option("--stop-timeout", "seconds before stop kills", value="SECONDS"),
     Option("--ulimit", "a resource limit: nofile=1024:2048", value="NAME=SOFT[:HARD]", many=True),
@@ -79,6 +86,7 @@ MAKE = (
     Option(
         "--restart", "no; other policies need a process that keeps them and are refused", value="POLICY", default="no"
     ),
+    Option("--link", "refused: members of a network find each other by name", value="CONTAINER", many=True),
     Option("--rm", "remove it when it ends"),
 )
 
@@ -298,5 +306,40 @@ CONTAINERS = (
         does="cri.hand.prune:containers",
         options=(Option("-f --force", "do not ask"),),
     ),
-    Command("rename", "Give a container another name", does="cri.hand.lifecycle:rename", arguments="CONTAINER NAME"),
+    Command(
+        "rename",
+        "Give a container another name",
+        does="cri.hand.lifecycle:rename",
+        arguments="CONTAINER NAME",
+        complete="container",
+    ),
+    Command(
+        "update",
+        "Change the limits of containers",
+        does="cri.hand.lifecycle:update",
+        arguments="CONTAINER...",
+        options=LIMITS,
+        complete="container",
+    ),
+    Command(
+        "diff",
+        "List what a container has changed in its image's files: added, changed, deleted",
+        does="cri.hand.layers:diff",
+        arguments="CONTAINER",
+        complete="container",
+    ),
+    Command(
+        "commit",
+        "Make an image of a container's image and of what it has changed",
+        does="cri.hand.layers:commit",
+        arguments="CONTAINER [NAME]",
+        options=(
+            Option("-a --author", "who made it", value="NAME"),
+            Option("-m --message", "what was done", value="TEXT"),
+            Option("-c --change", "set CMD, ENTRYPOINT, ENV, USER or WORKDIR", value="INSTRUCTION", many=True),
+            Option("-p --pause", "freeze it meanwhile; --pause=false: let it run", value="BOOL", default="true"),
+        ),
+        complete="container",
+        examples=(("ketch commit -m 'with curl' box mine:v2", "then: ketch run mine:v2"),),
+    ),
 )

@@ -17,6 +17,7 @@ from cri.hand import look, untar
 from cri.hand.errors import HandError, UsageError
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
+from cri.hand.progress import Working
 from cri.hand.room import need_root
 from runtime.linux import beneath, copy_up
 
@@ -28,10 +29,11 @@ def copy(arguments: Arguments, places: Places) -> int:
     if bool(source[0]) == bool(target[0]):
         raise UsageError("cp: exactly one of the two must be CONTAINER:PATH")
     keep_owners = arguments.flag("archive")
-    if source[0]:
-        _out(places, source[0], source[1], target[1], keep_owners=keep_owners)
-    else:
-        _in(places, source[1], target[0], target[1], keep_owners=keep_owners)
+    with Working(f"Copying {arguments.words[0]}", sys.stderr):
+        if source[0]:
+            _out(places, source[0], source[1], target[1], keep_owners=keep_owners)
+        else:
+            _in(places, source[1], target[0], target[1], keep_owners=keep_owners)
     return 0
 
 
@@ -78,11 +80,23 @@ def _out(places: Places, name: str, path: str, target: str, *, keep_owners: bool
         contents_only = path.endswith("/.")
         folder = stat.S_ISDIR(os.fstat(fd).st_mode)
         place = os.path.join(target, base) if os.path.isdir(target) and not (folder and contents_only) else target
-        _copy_fd(fd, place, folder=folder)
-        if not keep_owners:
-            _own(place, os.getuid(), os.getgid())
+        _need_place(place, folder=folder)
+        try:
+            _copy_fd(fd, place, folder=folder)
+            if not keep_owners:
+                _own(place, os.getuid(), os.getgid())
+        except OSError as e:
+            raise HandError(f"cannot copy {name}:{path} to {place}: {e.strerror}") from None
     finally:
         os.close(fd)
+
+
+def _need_place(place: str, *, folder: bool) -> None:
+    """A folder is made, but not those above it, and a file whose name ends in / is none: docker's rules."""
+    above = place if place.endswith("/") and not folder else os.path.dirname(place.rstrip("/"))
+    if above and not os.path.isdir(above):
+        above = above.rstrip("/")
+        raise HandError(f"{above}: no such folder", hint=f"mkdir -p {above}")
 
 
 def _copy_fd(fd: int, place: str, *, folder: bool) -> None:

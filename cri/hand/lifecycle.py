@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""stop, restart, kill, rm, pause, unpause, wait, rename: each takes many containers and does what it can of them."""
+"""stop, restart, kill, rm, pause, unpause, update, wait, rename: for many containers, as far as it can be done."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cri.engine import container as engine
 from cri.engine.container import signal_number
 from cri.engine.errors import EngineError
 from cri.hand import look, names, notes, options, removal, run
-from cri.hand.errors import HandError
+from cri.hand.errors import USAGE, HandError, UsageError
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
 from cri.hand.room import Room, need_root
@@ -127,6 +127,20 @@ def wait(arguments: Arguments, places: Places) -> int:
             code = ended.exit_code if ended else None
         print("unknown" if code is None else code)
     return 0
+
+
+def update(arguments: Arguments, places: Places) -> int:
+    from cri.engine import limits
+    from cri.hand import making
+
+    wanted = making.resources(arguments)
+    if not any(map(arguments.given, (option.long for option in arguments.command.options))):
+        raise UsageError("update: no limit is given", hint="ketch update --help lists them", code=USAGE)
+
+    def action(room: Room, seen: look.Seen) -> None:
+        limits.update(room.context, room.load(seen).id, wanted)
+
+    return each(arguments, places, action, arguments.words)
 
 
 def rename(arguments: Arguments, places: Places) -> int:

@@ -156,14 +156,18 @@ def refuse_senseless(arguments: Arguments) -> None:
         for name in filter(arguments.given, _OF_THE_NETWORK):
             hint = "give it to the container that is joined"
             raise UsageError(f"--{name} conflicts with --network container:NAME", hint=hint, code=USAGE)
-    if arguments.given("publish") and arguments.text("network") in ("none", "host"):
+    published = arguments.given("publish") or arguments.flag("publish-all")
+    if published and arguments.text("network") in ("none", "host"):
         network = arguments.text("network")
         hint = "with host every port is the machine's own already" if network == "host" else "leave out one of the two"
         raise UsageError(f"--publish: there is nothing to publish with --network {network}", hint=hint, code=USAGE)
+    if arguments.given("link"):
+        hint = "ketch network create NAME, then --network NAME: its members find each other by name"
+        raise UsageError("--link: one container's hosts are not written into another's", hint=hint, code=USAGE)
 
 
 # What a container that joins another one's network has from there.
-_OF_THE_NETWORK = ("publish", "hostname", "ip", "dns", "dns-search", "dns-option", "add-host")
+_OF_THE_NETWORK = ("publish", "publish-all", "hostname", "ip", "dns", "dns-search", "dns-option", "add-host")
 
 
 def argv_of(arguments: Arguments, image: ImageConfig | None) -> tuple[str, ...]:
@@ -237,6 +241,11 @@ def namespaces(arguments: Arguments, facts: Facts) -> Namespaces:
 
 def user_namespace(arguments: Arguments, facts: Facts) -> UserNamespace:
     wanted = arguments.text("userns")
+    if arguments.given("uidmap"):
+        if wanted:
+            raise UsageError("--uidmap and --userns exclude each other", code=USAGE)
+        line = options.id_range("--uidmap", arguments.text("uidmap"))
+        return UserNamespace(Mode.POD, (line,), (line,))
     if wanted in ("", "host"):
         return UserNamespace()
     if wanted not in ("private", "auto"):
@@ -352,15 +361,29 @@ def container_notes(arguments: Arguments, facts: Facts, argv: tuple[str, ...], n
         found[notes.AUTO_REMOVE] = "true"
     if arguments.given("stop-timeout"):
         found[notes.STOP_SECONDS] = str(options.whole("--stop-timeout", arguments.text("stop-timeout"), 0, 86400))
-    if facts.image is not None and facts.image.exposed_ports:
-        found[notes.EXPOSED] = json.dumps(list(facts.image.exposed_ports))
+    if exposed := exposed_ports(arguments, facts.image):
+        found[notes.EXPOSED] = json.dumps(exposed)
+    return found
+
+
+def exposed_ports(arguments: Arguments, image: ImageConfig | None) -> list[str]:
+    """Where it listens, as the image and --expose say."""
+    return [*(image.exposed_ports if image is not None else ()), *arguments.many("expose")]
+
+
+def publications(arguments: Arguments, image: ImageConfig | None) -> list[PortMapping]:
+    """-p, then for -P the exposed ports that are not among those."""
+    found = [mapping for text in arguments.many("publish") for mapping in options.ports("--publish", text)]
+    exposed = [m for text in exposed_ports(arguments, image) for m in options.ports("--expose", text)]
+    if any(mapping.host_port or mapping.host_ip for mapping in exposed):
+        raise options.wrong("--expose", " ".join(arguments.many("expose")), "PORT[/PROTO]")
+    if arguments.flag("publish-all"):
+        known = {(mapping.protocol, mapping.container_port) for mapping in found}
+        found += [mapping for mapping in exposed if (mapping.protocol, mapping.container_port) not in known]
     return found
 
 
 def pod_of(arguments: Arguments, facts: Facts, container: ContainerRequest, network: str) -> PodRequest:
-    published: list[PortMapping] = []
-    for text in arguments.many("publish"):
-        published += options.ports(text)
     hosts = [options.host_line(text) for text in arguments.many("add-host")]
     remarks = {notes.KIND: notes.CONTAINER, notes.NETWORK: network}
     if hosts:
@@ -379,7 +402,7 @@ def pod_of(arguments: Arguments, facts: Facts, container: ContainerRequest, netw
         hostname=hostname(arguments, facts),
         log_directory=facts.logs_dir,
         dns=dns if dns != Dns() else None,
-        port_mappings=tuple(published),
+        port_mappings=tuple(publications(arguments, facts.image)),
         annotations=remarks,
         cgroup_parent=arguments.text("cgroup-parent"),
         sysctls=options.pairs("--sysctl", arguments.many("sysctl")),
@@ -399,7 +422,7 @@ def last_ports(arguments: Arguments) -> dict[int, int]:
     for text in arguments.many("publish"):
         if last := options.last_port(text):
             found[index] = last
-        index += len(options.ports(text))
+        index += len(options.ports("--publish", text))
     return found
 
 

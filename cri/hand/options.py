@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from cri.engine.request import DeviceRequest, PortMapping, Rlimit
+from cri.engine.request import DeviceRequest, IdRange, PortMapping, Rlimit
 from cri.hand.errors import USAGE, UsageError, suggestion
 from runtime.linux.quick_dataclasses import dataclass
 
@@ -64,13 +64,13 @@ def whole(option: str, text: str, least: int, most: int) -> int:
     return number
 
 
-def ports(text: str) -> list[PortMapping]:
+def ports(option: str, text: str) -> list[PortMapping]:
     """[[IP:]PORT:]PORT[/PROTO], each PORT possibly a range; without a port of this machine 0: any free one."""
     rest, slash, protocol = text.partition("/")
     protocol = protocol.lower() if slash else "tcp"
     if protocol not in _PROTOCOLS:
         hint = suggestion(protocol, list(_PROTOCOLS)) or "tcp, udp or sctp"
-        raise UsageError(f"--publish: {text!r}: unknown protocol {protocol!r}", hint=hint, code=USAGE)
+        raise UsageError(f"{option}: {text!r}: unknown protocol {protocol!r}", hint=hint, code=USAGE)
     ip = ""
     if rest.startswith("["):
         ip, _, rest = rest[1:].partition("]:")
@@ -78,15 +78,15 @@ def ports(text: str) -> list[PortMapping]:
     if len(parts) == 3:
         ip = parts.pop(0)
     if len(parts) > 2 or not parts[-1]:
-        raise wrong("--publish", text, "[[IP:]PORT:]PORT[/PROTO]")
+        raise wrong(option, text, "[[IP:]PORT:]PORT[/PROTO]")
     if ip:
-        _address("--publish", ip)
-    inside = _range(text, parts[-1])
-    outside = _range(text, parts[0]) if len(parts) == 2 and parts[0] else [0] * len(inside)
+        _address(option, ip)
+    inside = _range(option, text, parts[-1])
+    outside = _range(option, text, parts[0]) if len(parts) == 2 and parts[0] else [0] * len(inside)
     if len(inside) == 1 and len(outside) > 1:
         return [PortMapping(protocol, inside[0], outside[0], ip)]  # any of them: see last_port
     if len(inside) != len(outside):
-        raise UsageError(f"--publish: {text!r}: the two ranges differ in length", code=USAGE)
+        raise UsageError(f"{option}: {text!r}: the two ranges differ in length", code=USAGE)
     return [PortMapping(protocol, i, o, ip) for i, o in zip(inside, outside, strict=True)]
 
 
@@ -97,13 +97,13 @@ def last_port(text: str) -> int:
     return int(last) if dash and first != last and "-" not in parts[-1] else 0
 
 
-def _range(text: str, part: str) -> list[int]:
+def _range(option: str, text: str, part: str) -> list[int]:
     first, dash, last = part.partition("-")
     numbers = [first, last if dash else first]
     if not all(n.isdecimal() and 1 <= int(n) <= 65535 for n in numbers):
-        raise UsageError(f"--publish: {text!r}: {part!r} is not a port between 1 and 65535", code=USAGE)
+        raise UsageError(f"{option}: {text!r}: {part!r} is not a port between 1 and 65535", code=USAGE)
     if int(numbers[0]) > int(numbers[1]):
-        raise UsageError(f"--publish: {text!r}: the range {part} runs backwards", code=USAGE)
+        raise UsageError(f"{option}: {text!r}: the range {part} runs backwards", code=USAGE)
     return list(range(int(numbers[0]), int(numbers[1]) + 1))
 
 
@@ -115,6 +115,14 @@ def _address(option: str, text: str) -> str:
     except ValueError:
         raise wrong(option, text, "an IP address") from None
     return text
+
+
+def id_range(option: str, text: str) -> IdRange:
+    """0:OUTSIDE:COUNT of --uidmap, as a line of /proc/PID/uid_map has it; a container without a root is nobody's."""
+    parts = text.split(":")
+    if len(parts) != 3 or parts[0] != "0" or not all(part.isdecimal() for part in parts):
+        raise wrong(option, text, "0:OUTSIDE:COUNT, such as 0:100000:65536")
+    return IdRange(0, whole(option, parts[1], 0, 2**32 - 2), whole(option, parts[2], 1, 2**32 - 1 - int(parts[1])))
 
 
 def address(option: str, text: str) -> str:

@@ -39,16 +39,14 @@ def containers(arguments: Arguments, places: Places) -> int:
 
 
 def _containers(places: Places) -> int:
-    store = images.store_of(places)
     freed, gone = 0, []
     with Room(places) as room:
         for seen in look.containers(places):
             if seen.state() in ("running", "paused") or (seen.pod is not None and not seen.pod.is_for_one):
                 continue
-            freed += store.rootfs_usage(seen.id).used_bytes
+            freed += room.context.images.rootfs_usage(seen.id).used_bytes
             removal.remove(room, seen, with_volumes=False)
             gone.append(seen.id)
-    store.close()
     _print("Containers", gone)
     return freed
 
@@ -64,15 +62,17 @@ def image(arguments: Arguments, places: Places) -> int:
 
 def _images(places: Places, *, every: bool) -> int:
     used = {str(c.record.get("image_id", "")) for c in look.containers(places, all_owners=True)}
-    store = images.store_of(places)
     freed, gone = 0, []
-    for one in store.list():
-        if one.id not in used and not one.pinned and (every or not one.tags):
-            store.remove(one.id)
-            gone += [*(f"untagged: {tag}" for tag in one.tags), f"deleted: {one.id}"]
-            freed += one.size
-    store.collect()
-    store.close()
+    store = images.store_of(places)
+    try:
+        for one in store.list():
+            if one.id not in used and not one.pinned and (every or not one.tags):
+                store.remove(one.id)
+                gone += [*(f"untagged: {tag}" for tag in one.tags), f"deleted: {one.id}"]
+                freed += one.size
+        store.collect()
+    finally:
+        store.close()
     _print("Images", gone)
     return freed
 

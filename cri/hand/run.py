@@ -221,7 +221,7 @@ def _run_in_front(room: Room, identity: str, keys: bytes, *, proxy: bool = True)
         raise _start_failed(room, identity, e) from e
     try:
         code = converse(room, identity, session, tty=record.request.tty, keys=keys, proxy=proxy)
-    except KeyboardInterrupt:  # with --sig-proxy=false it is ours, and the container goes on
+    except BaseException:  # Ctrl-C with --sig-proxy=false, or nobody reads our output any more: the container goes on
         removal.when_ended(room, identity)
         raise
     auto_remove = notes.AUTO_REMOVE in record.request.annotations

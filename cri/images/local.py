@@ -111,7 +111,7 @@ def add_image(
     platform: Platform | None = None,
     created: str = EPOCH,
 ) -> str:
-    """Write config and manifest for layers that are here, unpack them, and record the image under a name."""
+    """An image of layers that are here, under a name."""
     where = platforms.normal(platform or parts.platform)
     document = {
         "architecture": where.architecture,
@@ -123,6 +123,13 @@ def add_image(
     }
     if where.architecture == "arm":
         document["variant"] = where.variant
+    return record_image(parts, lease, layers, name, document)
+
+
+def record_image(
+    parts: Parts, lease: Lease, layers: Sequence[LayerRef], name: str, document: Mapping[str, object]
+) -> str:
+    """Write config and manifest for layers that are here, unpack them, and record the image under a name."""
     data = manifests.to_json(document)
     image_id = digests.of(data)
     manifest = manifests.Manifest(

@@ -36,6 +36,7 @@ from runtime.linux.quick_dataclasses import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from cri.images.changes import Change
     from cri.images.unpack import Limits
 
 __all__ = ["ImageStore", "Progress", "Rootfs"]
@@ -319,6 +320,38 @@ class ImageStore:
         from cri.images import collect as collecting
 
         return collecting.stamped(self._parts.layout.root, total, inodes)
+
+    def changes(self, key: str, mounted: str, made: Sequence[str] = ()) -> tuple[Change, ...]:
+        """What was written over the image of a key, whose root is mounted there. `made`: paths to mount things at."""
+        from cri.images import changes
+
+        with failures("cannot compare with the image", mounted):
+            return tuple(changes.find(self._need_rootfs(key), mounted, made))
+
+    def commit(
+        self,
+        key: str,
+        mounted: str,
+        name: str,
+        *,
+        config: Mapping[str, object],
+        step: Mapping[str, str],
+        made: Sequence[str] = (),
+    ) -> str:
+        """Make an image of the image of a key and of what was written over it; returns its id. `step` goes into its
+        history: author, comment, created_by."""
+        from cri.images.commit import commit
+
+        rootfs = self._need_rootfs(key)
+        found = self.changes(key, mounted, made)
+        record = self._need(rootfs.image_id)
+        return commit(self._parts, record, rootfs, mounted, found, name, config=config, step=step)
+
+    def _need_rootfs(self, key: str) -> Rootfs:
+        rootfs = self._rootfs.get(key)
+        if rootfs is None:
+            raise NotFound(f"{key} stands on no image here")
+        return rootfs
 
     # -- archives and local images -------------------------------------------------------------------------------
     def import_(self, path: str, *, name: str = "", progress: Progress | None = None) -> tuple[str, ...]:

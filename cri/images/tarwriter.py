@@ -123,13 +123,13 @@ def _ustar(member: Member, name: bytes, link: bytes, seconds: int) -> bytes:
 def pack(directory: str, write: Write, *, mtime_ns: int | None = None) -> None:
     """Pack a tree: sorted, hard links kept, the root as `./`; `mtime_ns` replaces all times."""
     writer = Writer(write)
-    links: dict[tuple[int, int], bytes] = {}
+    links = Links()
     for path, name in _walk(directory):
         seen = os.lstat(path)
-        member, source = _member(path, name, seen, links, mtime_ns)
+        member, source = member_of(path, name, seen, links, mtime_ns)
         if member is None:
             continue
-        writer.add(member, _pieces(source, member.size) if source else b"")
+        writer.add(member, pieces(source, member.size) if source else b"")
     writer.close()
 
 
@@ -145,9 +145,14 @@ def _walk(directory: str) -> Iterator[tuple[str, bytes]]:
             todo += [(os.path.join(path, child), base + os.fsencode(child)) for child in children]
 
 
-def _member(
-    path: str, name: bytes, seen: os.stat_result, links: dict[tuple[int, int], bytes], mtime_ns: int | None
+class Links(dict[tuple[int, int], bytes]):
+    """Device and inode of what has several names -> the first of them in the archive."""
+
+
+def member_of(
+    path: str, name: bytes, seen: os.stat_result, links: Links, mtime_ns: int | None
 ) -> tuple[Member | None, str]:
+    """What to write of a path, and the file to take its data from."""
     mode = seen.st_mode
     kind, size, link, major, minor, source = b"0", 0, b"", 0, 0, ""
     if stat.S_ISDIR(mode):
@@ -180,9 +185,11 @@ def _member(
     return member, source
 
 
-def _pieces(path: str, size: int) -> Iterator[bytes]:
+def pieces(path: str, size: int) -> Iterator[bytes]:
     """Exactly size bytes: a file that grows while it is packed is cut, one that shrinks is an error above."""
-    with open(path, "rb", buffering=0) as file:
+    # Whoever may write there may have put a link or a FIFO in its place since it was looked at.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb", buffering=0) as file:
         while size > 0 and (piece := file.read(min(_PIECE, size))):
             size -= len(piece)
             yield piece

@@ -54,9 +54,10 @@ def find(name: str, environ: Sequence[str], cwd: str) -> str:
             facts = os.stat(path)
         except OSError:
             continue
-        if stat.S_ISREG(facts.st_mode) and facts.st_mode & 0o111:
-            return path
-        found_unusable = found_unusable or path
+        if stat.S_ISREG(facts.st_mode):
+            if facts.st_mode & 0o111:
+                return path
+            found_unusable = found_unusable or path
     if found_unusable:
         raise ExecFailed(
             f"exec: {name!r}: {found_unusable} is there, but cannot be executed: no execute bit (chmod +x)"

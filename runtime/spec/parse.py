@@ -512,6 +512,10 @@ OPERATORS = (
     "SCMP_CMP_GT",
     "SCMP_CMP_MASKED_EQ",
 )
+ARCHITECTURES = (
+    "AARCH64 ARM LOONGARCH64 M68K MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PARISC PARISC64 PPC PPC64 PPC64LE "
+    "RISCV64 S390 S390X SH SHEB X32 X86 X86_64"
+)
 SECCOMP_FLAGS = (
     "SECCOMP_FILTER_FLAG_TSYNC",
     "SECCOMP_FILTER_FLAG_LOG",
@@ -547,7 +551,7 @@ def _seccomp(item: Object, extensions: model.Extensions) -> model.Seccomp | None
 def _architectures(item: Object) -> tuple[str, ...]:
     names = item.strings("architectures")
     for index, name in enumerate(names):
-        if not name.startswith("SCMP_ARCH_"):
+        if name.removeprefix("SCMP_ARCH_") not in ARCHITECTURES.split() or not name.startswith("SCMP_ARCH_"):
             where = f"{item.at('architectures')}[{index}]"
             raise SpecError(where, f"expected a name such as SCMP_ARCH_X86_64, got {shown(name)}")
     return names

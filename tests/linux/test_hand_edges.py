@@ -169,3 +169,93 @@ def test_ctrl_c_at_any_moment_of_a_run_leaves_nothing(ketch: Ketch) -> None:
         assert "Traceback" not in said, (step, said)
         assert ketch("ps", "-aq") == "", step
         assert ketch.left() == [], step
+
+
+def test_every_exposed_port_is_published_on_a_free_one(ketch: Ketch) -> None:
+    ketch("run", "-d", "--name", "box", "-P", "-p", "18002:80", "--expose", "80", "--expose", "90-91/udp", "busybox",
+          "sleep", "60")  # fmt: skip
+    published = dict(line.split(" -> ") for line in ketch("port", "box").splitlines() if "[::]" not in line)
+    assert sorted(published) == ["80/tcp", "90/udp", "91/udp"]
+    assert published["80/tcp"] == "0.0.0.0:18002"
+    assert all(int(published[port].rpartition(":")[2]) >= 32768 for port in ("90/udp", "91/udp"))
+    ketch("run", "-d", "--name", "quiet", "--expose", "80", "busybox", "sleep", "60")
+    assert ketch("ps", "--filter", "name=quiet", "--format", "{{.Ports}}") == "80/tcp\n"
+    assert ketch("port", "quiet") == ""
+
+
+def test_limits_of_a_container_change_while_it_runs_and_before_it_starts(ketch: Ketch) -> None:
+    ketch("run", "-d", "--name", "box", "-m", "32m", "busybox", "sleep", "60")
+    ketch(
+        "create", "--name", "waits", "busybox", "sh", "-c", "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max"
+    )
+    assert ketch("update", "-m", "64m", "--cpus", "0.5", "--pids-limit", "77", "box", "waits") == "box\nwaits\n"
+    shown = ketch("inspect", "-f", "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.PidsLimit}}", "box")
+    assert shown == "67108864 500000000 77\n"
+    inside = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null || true"
+    assert ketch("exec", "box", "sh", "-c", inside) == "67108864\n"
+    assert ketch.call("start", "-a", "waits").stdout == "77\n"
+    assert "no limit is given" in ketch.refused("update", "box")
+    assert "too little" in ketch.refused("update", "-m", "1k", "box")
+    assert "has ended" in ketch.refused("update", "-m", "64m", "waits")
+
+
+def test_users_of_a_mapped_container_are_who_was_asked_for(ketch: Ketch) -> None:
+    """AC14: root inside, 1001 outside."""
+    ketch("run", "-d", "--name", "box", "--uidmap", "0:1001:1000", "busybox", "sleep", "60")
+    assert ketch("exec", "box", "id", "-u") == "0\n"
+    pid = ketch("inspect", "-f", "{{.State.Pid}}", "box").strip()
+    assert os.stat(f"/proc/{pid}").st_uid == 1001
+    for wrong in ("1:1001:1", "0:x:1", "0:1001:0", "0:4294967295:2"):
+        assert "--uidmap" in ketch.refused("run", "--uidmap", wrong, "busybox", "true")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["run", "--link", "db:db", "busybox"], "ketch network create"),
+        (["run", "-P", "--network", "host", "busybox"], "nothing to publish"),
+        (["run", "--expose", "80:80", "busybox", "true"], "--expose"),
+        (["exec", "box", "nonsense"], "ketch: exec: 'nonsense': executable file not found in $PATH"),
+        (["exec", "box", ""], "ketch: exec: '': executable file not found in $PATH"),
+        (["run", "--rm", "busybox", ""], "ketch: exec: '': executable file not found in $PATH"),
+        (["cp", "box:/etc/passwd", "/missing/dir/"], "/missing/dir: no such folder (mkdir -p /missing/dir)"),
+        (["cp", "box:/etc/passwd", "/missing/file"], "/missing: no such folder"),
+        (["cp", "box:/etc", "/missing/dir/etc"], "/missing/dir: no such folder"),
+        (["cp", "box:/etc/passwd", "/proc/version"], "cannot copy box:/etc/passwd to /proc/version: "),
+        ([""], "unknown command ''"),
+        (["logs", ""], "no such container"),
+    ],
+)
+def test_what_went_wrong_is_said_once_and_in_words(ketch: Ketch, words: list[str], why: str) -> None:
+    ketch("run", "-d", "--name", "box", "busybox", "sleep", "60")
+    sentence = ketch.refused(*words)
+    assert why.lower() in sentence.lower()
+    assert "Errno" not in sentence
+    assert "cannot exec in" not in sentence
+
+
+def test_a_full_output_and_a_folder_that_is_gone_are_told_plainly(ketch: Ketch, tmp_path: Path) -> None:
+    ketch("create", "--name", "box", "busybox", "true")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([command("ketch"), "ps", "-a"], stdout=full, stderr=subprocess.PIPE, text=True,
+                              env=ketch.environment, check=False)  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "ketch: cannot write to our output: No space left on device\n")
+    gone = tmp_path / "gone"
+    words = f"cd {gone} && rmdir {gone} && exec {command('ketch')} run --rm"
+    for more, code in (("busybox true", 0), ("-v ./x:/x busybox true", 125)):
+        gone.mkdir()
+        done = subprocess.run(["sh", "-c", f"{words} {more}"], stderr=subprocess.PIPE, text=True, env=ketch.environment,
+                              check=False)  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert done.stderr in ("", "ketch: the folder we are in has been removed (cd to one that is there)\n")
+
+
+def test_a_reader_that_goes_away_does_not_keep_a_container_of_rm(ketch: Ketch) -> None:
+    talk = "i=0; while [ $i -lt 20000 ]; do echo a line; i=$((i+1)); done"
+    line = f"{command('ketch')} run --rm --name box busybox sh -c '{talk}' | head -1"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=ketch.environment, check=True)
+    assert done.stdout == "a line\n"
+    deadline = time.monotonic() + 20
+    while ketch.left() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ketch.left() == []

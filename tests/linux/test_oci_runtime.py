@@ -70,6 +70,8 @@ def test_a_container_is_created_started_stopped_and_deleted(box: Runtime) -> Non
     wait_for(box, "stopped")
     assert box.state()["pid"] == 0
     assert box.call("kill", "box").stderr == "ketch-runtime: error: container not running\n"
+    assert len(box.ok("ps", "box").splitlines()) == 1  # its headings, as with runc
+    assert box.ok("ps", "--format", "json", "box").strip() == "[]"
     box.ok("delete", "box")
     assert "does not exist" in box.call("state", "box").stderr
     assert not cgroup.Group(cgroup.layout().directories("box"), v2=False).exists()

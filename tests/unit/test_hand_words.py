@@ -74,13 +74,15 @@ def test_every_man_page_has_its_parts() -> None:
     ],
 )
 def test_ports_are_read_as_docker_reads_them(text: str, expected: list[tuple[str, int, int, str]]) -> None:
-    assert [(m.protocol, m.container_port, m.host_port, m.host_ip) for m in options.ports(text)] == expected
+    assert [
+        (m.protocol, m.container_port, m.host_port, m.host_ip) for m in options.ports("--publish", text)
+    ] == expected
 
 
 @pytest.mark.parametrize("text", ["", "x:80", "80:x", "1:2:3:4", "0:80", "80/icmp", "8000-8002:80-81", "81-80:1-2"])
 def test_senseless_ports_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        options.ports(text)
+        options.ports("--publish", text)
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,11 @@ CONFIGS: list[tuple[str, Any, str]] = [
     ),
     (
         "linux.seccomp",
+        {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_Z80"]},
+        "linux.seccomp.architectures[1]",
+    ),
+    (
+        "linux.seccomp",
         {"defaultAction": "SCMP_ACT_ALLOW", "flags": ["FAST"]},
         "linux.seccomp.flags[0]: unknown flag 'FAST'",
     ),
