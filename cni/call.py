@@ -138,8 +138,10 @@ def of_config(command: str, environ: "Mapping[str, str]", raw: "dict[str, Any]",
     if not is_name(raw.get("name")):
         raise bad_config("name", raw.get("name"), "a network's name starts with a letter or digit; after it also _ . -")
     call = Call(command, environ, raw, in_process=in_process)
-    if command == "ADD":
-        _refuse_own_namespace(call.netns, environ)
+    if command in ("ADD", "DEL") and _is_our_own_namespace(call.netns, environ):
+        if command == "ADD":
+            raise CniError(INVALID_NETNS, f"CNI_NETNS: {call.netns} is the plugin's own network namespace")
+        call.netns = ""  # the container's is gone, and a pid's or file's new owner must not lose its interfaces
     return call
 
 
@@ -162,7 +164,7 @@ def check_environment(command: str, environ: "Mapping[str, str]") -> None:
 
 def parse_config(stdin: bytes) -> "dict[str, Any]":
     try:
-        raw = json_text.loads(stdin)
+        raw = json_text.loads(stdin, mark_repeating=True)
     except json_text.JSONError as error:
         raise CniError(DECODING_FAILURE, f"the configuration on stdin is not JSON: {error}") from None
     if not isinstance(raw, dict):
@@ -209,14 +211,13 @@ def parse_args(text: str) -> dict[str, str]:
     return found
 
 
-def _refuse_own_namespace(netns: str, environ: "Mapping[str, str]") -> None:
+def _is_our_own_namespace(netns: str, environ: "Mapping[str, str]") -> bool:
     """A caller that passes its own namespace by mistake would get the host's interfaces rebuilt."""
-    if environ.get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true"):
-        return
+    if not netns or environ.get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true"):
+        return False
     try:
         theirs = os.stat(netns)
     except OSError:
-        return  # the plugin that needs it says so; IPAM does not need it
+        return False  # the plugin that needs it says so; IPAM does not need it
     ours = os.stat("/proc/thread-self/ns/net")
-    if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino):
-        raise CniError(INVALID_NETNS, f"CNI_NETNS: {netns} is the plugin's own network namespace")
+    return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)

@@ -42,7 +42,7 @@ class Config:
         self.preserve_default_vlan = fields.boolean("preserveDefaultVlan")
         self.dns: dict[str, Any] = {key: value for key, value in fields.object("dns").raw.items() if value}
         self.layer_two = not fields.object("ipam").text("type")
-        self._refuse_contradictions(fields)
+        self._refuse_contradictions()
 
     def _links(self, fields: Fields, call: Call) -> None:
         self.bridge = fields.text("bridge") or "cni0"
@@ -72,13 +72,11 @@ class Config:
         self.exceptions = prefixes_of(fields, "nonMasqueradeCIDRs")
         self.may_have_rules = self.ip_masq
 
-    def _refuse_contradictions(self, fields: Fields) -> None:
+    def _refuse_contradictions(self) -> None:
         if self.hairpin and self.promiscuous:
             raise bad_config("promiscMode", "true", "cannot be set together with hairpinMode")
         if self.disable_container_interface and not self.layer_two:
             raise bad_config("disableContainerInterface", "true", "cannot be set together with ipam")
-        if "vlanTrunk" in fields and self.vlan and any(first <= self.vlan <= last for first, last in self.trunk):
-            raise bad_config("vlanTrunk", fields.array("vlanTrunk"), f"VLAN {self.vlan} is the untagged one already")
 
     @classmethod
     def for_removal(cls, call: Call) -> "Config":

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     Decide = Callable[[Call, Callable[[], str]], CreateInside]
 
 
-def add(call: Call, decide: "Decide", *, needs_ipam: bool = False) -> "dict[str, Any]":
+def add(call: Call, decide: "Decide", *, needs_ipam: bool = False, inherited: Result | None = None) -> "dict[str, Any]":
+    """With inherited, the addresses of the plugin before serve where no IPAM plugin is named."""
     decide(call, lambda: "")  # a wrong field is refused before anything is looked at
     with Sandbox(call.netns) as sandbox, Wiring(sandbox) as wiring:
         create = decide(call, _master_of(wiring, call))
@@ -32,7 +33,7 @@ def add(call: Call, decide: "Decide", *, needs_ipam: bool = False) -> "dict[str,
             raise CniError(
                 CONFLICT, f"interface {call.ifname} in {call.netns} exists already", "DEL this attachment first"
             )
-        assigned = ipam.add(call)
+        assigned = ipam.add(call) or inherited
         try:
             ips, plan = _plan(call, create, assigned)
             carry_out(plan, wiring)
@@ -76,7 +77,7 @@ def remove_inside(sandbox: Sandbox, ifname: str) -> None:
 def check(call: Call, decide: "Decide", same: "Callable[[Link, CreateInside], str]") -> None:
     """As ADD left it; same() says what differs about the link itself, or nothing."""
     with Sandbox(call.netns) as sandbox, Wiring(sandbox) as wiring:
-        create = decide(call, _master_of(wiring, call))
+        create = decide(call, lambda: "")  # the default route may leave by another link today, which changes nothing
         link = interface.check_interface(sandbox.netlink, call.ifname, call.netns, call.previous)
         if link.kind != create.kind:
             raise CniError(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _LATENCY_MS = 25
-_BURST_LIMIT = 4 << 30  # bits; the kernel counts a burst's bytes in 32 bits
+_BURST_LIMIT = 8 * 0xFFFFFFFF  # bits; the kernel counts a burst's bytes in 32 bits
 
 
 class Limit:
@@ -201,3 +201,6 @@ def _check_bucket(host: Netlink, link: Link, limit: Limit, direction: str) -> No
     if buckets[0].bytes_per_second != limit.bytes_per_second:
         have = buckets[0].bytes_per_second * 8
         raise CniError(MISMATCH, f"bandwidth: {link.name} limits {direction} to {have} bit/s, not {limit.rate}")
+    ticks = traffic.burst_ticks(limit.bytes_per_second, limit.burst // 8)
+    if abs(buckets[0].ticks - ticks) > 1 + ticks // 1000:  # the kernel has calculated it again, with other roundings
+        raise CniError(MISMATCH, f"bandwidth: {link.name} limits {direction} with another burst than {limit.burst} bit")

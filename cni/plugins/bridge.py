@@ -62,6 +62,8 @@ def delete(call: Call) -> None:
 
 
 def check(call: Call) -> None:
+    from . import _bridge_check
+
     call = with_preset(call)
     config = Config(call)
     previous = call.previous
@@ -71,9 +73,9 @@ def check(call: Call) -> None:
         Wiring(sandbox, in_process=call.in_process) as wiring,
     ):
         link = interface.check_interface(sandbox.netlink, call.ifname, call.netns, previous)
-        _check_outside(call, config, wiring, link.lower)
+        _bridge_check.check_outside(call, config, wiring, link.lower)
         record = records.read(call.key) or {}
-        _check_rules(call, config, wiring, record, link.mac)
+        _bridge_check.check_rules(call, config, wiring, record, link.mac)
     ipam.check(call)
 
 
@@ -345,47 +347,6 @@ def _delete_soon(call: Call, records: Records, wiring: Wiring, name: str) -> boo
 
 def _leftovers(records: Records) -> veth.Leftovers:
     return veth.Leftovers(f"{os.path.dirname(records.directory)}/leftovers")
-
-
-def _check_outside(call: Call, config: Config, wiring: Wiring, peer: int) -> None:
-    bridge = wiring.host.find_link(config.bridge)
-    if bridge is None or bridge.kind != "bridge":
-        raise CniError(MISMATCH, f"bridge {config.bridge} does not exist any more")
-    if not bridge.up:
-        raise CniError(MISMATCH, f"bridge {config.bridge} is down")
-    try:
-        host = wiring.host.link_by_index(peer)
-    except OSError:
-        raise CniError(MISMATCH, f"the host's end of {call.ifname} does not exist any more") from None
-    names = {interface.name for interface in call.previous.interfaces if not interface.sandbox}
-    if host.name not in names:
-        raise CniError(MISMATCH, f"the host's end of {call.ifname} is {host.name}, which prevResult does not name")
-    if host.master != bridge.index:
-        raise CniError(MISMATCH, f"{host.name} is not a port of bridge {config.bridge} any more")
-    if not host.up and not config.disable_container_interface:
-        raise CniError(MISMATCH, f"{host.name} is down")
-    if config.is_gateway and not config.force_address:  # that option lets the next one replace the address
-        _check_gateways(call, config, wiring, bridge.index)
-
-
-def _check_gateways(call: Call, config: Config, wiring: Wiring, bridge: int) -> None:
-    index = wiring.host.link(f"{config.bridge}.{config.vlan}").index if config.vlan else bridge
-    have = {parse_ip(address.address) for address in wiring.host.addresses(index)}
-    for ip in call.previous.container_ips(call.ifname):
-        if ip.gateway and parse_ip(ip.gateway) not in have:
-            raise CniError(MISMATCH, f"gateway address {ip.gateway} is not on {config.bridge} any more")
-
-
-def _check_rules(call: Call, config: Config, wiring: Wiring, record: "dict[str, Any]", mac: str) -> None:
-    if config.ip_masq:
-        prefixes = [ip.prefix for ip in call.previous.container_ips(call.ifname)]
-        comment = rules.comment_of(call.network, call.key)
-        what = Masquerading(call.network, call.container_id, comment, prefixes, config.exceptions)
-        masquerade.check(wiring, what, record.get("masquerade"))
-    if config.macspoofchk and record:
-        from ..wire import spoof
-
-        spoof.check(wiring, record["host"], mac, rules.comment_of(call.network, call.key))
 
 
 def refuse_dropped_forwarding(wiring: Wiring) -> None:

@@ -33,9 +33,11 @@ class Config:
 
     def __init__(self, call: Call) -> None:
         fields = call.fields
-        self.backend = fields.choice("backend", "nftables", ("nftables", "iptables"))
+        admin_chain = fields.text("iptablesAdminChainName")
+        default = "iptables" if admin_chain else "nftables"  # only iptables can ask the administrator's chain
+        self.backend = fields.choice("backend", default, ("nftables", "iptables"))
         self.policy = fields.choice("ingressPolicy", "open", ("open", "same-bridge", "isolated"))
-        self.admin_chain = fields.text("iptablesAdminChainName") or "CNI-ADMIN"
+        self.admin_chain = admin_chain or "CNI-ADMIN"
 
 
 def add(call: Call) -> "dict[str, Any]":

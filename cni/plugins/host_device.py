@@ -23,26 +23,39 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_PCI, _AUXILIARY = "/sys/bus/pci/devices", "/sys/bus/auxiliary/devices"
 _USERSPACE_DRIVERS = ("uio_pci_generic", "igb_uio", "vfio-pci")
 
 
 class Config:
     """Which device: by name, MAC, sysfs path or PCI address."""
 
-    __slots__ = ("device", "dpdk", "hwaddr", "kernel_path", "pci")
+    __slots__ = ("auxiliary", "device", "dns", "dpdk", "hwaddr", "kernel_path", "pci")
 
     def __init__(self, call: Call) -> None:
         fields = call.fields
         self.device = fields.text("device")
         self.hwaddr = checked_mac("hwaddr", fields.text("hwaddr")) if "hwaddr" in fields else ""
         self.kernel_path = fields.text("kernelpath")
-        self.pci = call.runtime_config().text("deviceID") or fields.text("pciBusID")
-        if not (self.device or self.hwaddr or self.kernel_path or self.pci):
+        self.pci, self.auxiliary = fields.text("pciBusID"), ""
+        if chosen := call.runtime_config().text("deviceID"):
+            self.pci, self.auxiliary = _on_its_bus(chosen)
+        if not (self.device or self.hwaddr or self.kernel_path or self.pci or self.auxiliary):
             raise bad_config("device", None, 'specify either "device", "hwaddr", "kernelpath" or "pciBusID"')
+        self.dns = {key: value for key, value in fields.object("dns").raw.items() if value}
         self.dpdk = fields.boolean("dpdkMode") or (bool(self.pci) and _has_userspace_driver(self.pci))
 
     def described(self) -> str:
-        return self.device or self.hwaddr or self.kernel_path or self.pci
+        return self.device or self.hwaddr or self.kernel_path or self.pci or self.auxiliary
+
+
+def _on_its_bus(device_id: str) -> tuple[str, str]:
+    """What a device plugin has chosen: a PCI address, or a name on the auxiliary bus (a scalable function)."""
+    if os.path.exists(f"{_PCI}/{device_id}"):
+        return device_id, ""
+    if os.path.exists(f"{_AUXILIARY}/{device_id}"):
+        return "", device_id
+    raise bad_config("runtimeConfig.deviceID", device_id, "on neither the PCI nor the auxiliary bus of this host")
 
 
 class MoveInside(Step):
@@ -96,7 +109,7 @@ def add(call: Call) -> "dict[str, Any]":
             result.ips += [IP(ip.prefix, ip.gateway, number) for ip in ips]
             result.routes += found.routes
             return result.to_json(call.version)
-        return Result([made], ips, found.routes, found.dns).to_json(call.version)
+        return Result([made], ips, found.routes, config.dns or found.dns).to_json(call.version)
 
 
 def _add_userspace(call: Call, config: Config) -> "dict[str, Any]":
@@ -104,7 +117,7 @@ def _add_userspace(call: Call, config: Config) -> "dict[str, Any]":
     found = ipam.add(call) or Result()
     made = Interface(call.ifname, sandbox=call.netns, pci_id=config.pci)
     ips = [IP(ip.prefix, ip.gateway, 0) for ip in found.ips]
-    return Result([made], ips, found.routes, found.dns).to_json(call.version)
+    return Result([made], ips, found.routes, config.dns or found.dns).to_json(call.version)
 
 
 def delete(call: Call) -> None:
@@ -160,17 +173,26 @@ def find_device(host: Netlink, config: Config) -> Link:
 
 
 def _name_in_sysfs(config: Config) -> str:
-    path = config.kernel_path or f"/sys/bus/pci/devices/{config.pci}"
-    directory = path if os.path.basename(os.path.dirname(path)) == "net" else f"{path}/net"
+    path = config.kernel_path or (f"{_PCI}/{config.pci}" if config.pci else f"{_AUXILIARY}/{config.auxiliary}")
+    if os.path.basename(os.path.dirname(path)) == "net":
+        return os.path.basename(path)
+    # A virtio device lies between its PCI function and its interface.
+    for between in ("", *(f"{name}/" for name in _listed(path) if name.startswith("virtio"))):
+        if names := _listed(f"{path}/{between}net"):
+            return names[0]
+    raise CniError(INVALID_CONFIG, f"host-device: {path}/net: no network interface is there")
+
+
+def _listed(directory: str) -> list[str]:
     try:
-        return sorted(os.listdir(directory))[0] if directory != path else os.path.basename(path)
-    except (OSError, IndexError):
-        raise CniError(INVALID_CONFIG, f"host-device: {directory}: no network interface is there") from None
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
 
 
 def _has_userspace_driver(pci: str) -> bool:
     try:
-        return os.path.basename(os.readlink(f"/sys/bus/pci/devices/{pci}/driver")) in _USERSPACE_DRIVERS
+        return os.path.basename(os.readlink(f"{_PCI}/{pci}/driver")) in _USERSPACE_DRIVERS
     except OSError:
         return False
 

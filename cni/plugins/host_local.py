@@ -317,11 +317,11 @@ def read_resolv_conf(path: str) -> "dict[str, Any]":
         raise bad_config("ipam.resolvConf", path, f"cannot be read: {error.strerror}") from None
     for line in lines:
         words = line.split()
-        if not words or words[0][0] in "#;":
+        if len(words) < 2 or words[0][0] in "#;":
             continue
-        if words[0] == "nameserver" and len(words) == 2:
+        if words[0] == "nameserver":
             dns.setdefault("nameservers", []).append(words[1])
-        elif words[0] == "domain" and len(words) == 2:
+        elif words[0] == "domain":
             dns["domain"] = words[1]
         elif words[0] in ("search", "options"):
             dns.setdefault(words[0], []).extend(words[1:])

@@ -5,6 +5,7 @@ from runtime.linux import netlink_messages as m
 from runtime.linux.netlink_objects import Link, as_int
 
 from ..call import Call
+from ..ipam import client as ipam
 from ..wire.sublink import CreateInside
 from . import _sublink
 from ._bridge_config import mtu_of
@@ -19,7 +20,8 @@ _MODE = 1  # IFLA_IPVLAN_MODE
 
 
 def add(call: Call) -> "dict[str, Any]":
-    return _sublink.add(call, _decide)
+    chained = call.has_previous and not ipam.plugin_of(call)
+    return _sublink.add(call, _decide, inherited=call.previous if chained else None)
 
 
 def delete(call: Call) -> None:

@@ -12,6 +12,7 @@ from runtime.linux.nft import INET
 from ..addresses import Prefix
 from ..call import Call
 from ..errors import CONFLICT, MISMATCH, NOT_AVAILABLE, CniError, bad_config
+from ..fields import Fields
 from ..records import STATE_DIRECTORY, Records
 from ..wire import conntrack, hostports, hostports_iptables, iptables, loopback6, rules
 from ..wire.hostports import HostPorts, Mapping
@@ -37,7 +38,7 @@ class Config:
 
     def __init__(self, call: Call) -> None:
         fields = call.fields
-        self.backend = fields.choice("backend", "nftables", ("nftables", "iptables"))
+        self.backend = _backend(fields)
         self.mappings = [Mapping(item) for item in call.runtime_config().objects("portMappings")]
         self.snat = fields.boolean("snat", default=True)
         self.masquerade_all = fields.boolean("masqAll")
@@ -45,12 +46,24 @@ class Config:
         external = fields.text("externalSetMarkChain")
         if external and "markMasqBit" in fields:
             raise bad_config("externalSetMarkChain", external, "cannot be set together with markMasqBit")
-        if external and self.backend == "nftables":
-            raise bad_config("externalSetMarkChain", external, 'needs "backend": "iptables"')
         self.marking = Marking(bit, external)
         self.conditions = {2: _words(fields.texts("conditionsV4")), 10: _words(fields.texts("conditionsV6"))}
         self.refuse_conflicts = fields.choice("hostPortConflicts", "refuse", ("refuse", "ignore")) == "refuse"
         self.state = fields.text("stateDir") or call.environ.get("KETCH_CNI_STATE") or STATE_DIRECTORY
+
+
+def _backend(fields: Fields) -> str:
+    """The one that is asked for; otherwise the one whose language the other options speak, or nftables."""
+    speaking = {"iptables": "externalSetMarkChain"} if fields.text("externalSetMarkChain") else {}
+    for key in ("conditionsV4", "conditionsV6"):
+        first = next(iter(fields.texts(key)), "")
+        if first:  # an option of iptables, or its negation; no rule of nft(8) starts so
+            speaking["iptables" if first[0] in "-!" else "nftables"] = key
+    backend = fields.choice("backend", next(iter(speaking), "nftables"), ("nftables", "iptables"))
+    for other, key in speaking.items():
+        if other != backend:
+            raise bad_config(key, fields.raw.get(key), f'needs "backend": "{other}"')
+    return backend
 
 
 def _words(words: list[str]) -> list[str]:

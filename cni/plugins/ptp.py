@@ -73,7 +73,9 @@ class InsideSide(Step):
         requests = []
         for ip in self.ips:
             if ip.gateway:
-                to_gateway = m.route_body(ip.gateway, BITS[ip.prefix.family], link=link.index, scope=m.RT_SCOPE_LINK)
+                to_gateway = m.route_body(
+                    ip.gateway, BITS[ip.prefix.family], link=link.index, source=ip.prefix.ip, scope=m.RT_SCOPE_LINK
+                )
                 subnet = ip.prefix.network
                 by_gateway = m.route_body(
                     subnet.ip, subnet.length, link=link.index, gateway=ip.gateway, source=ip.prefix.ip

@@ -35,10 +35,13 @@ def delete(call: Call) -> None:
 
 
 def check(call: Call) -> None:
-    have = {ip.prefix for ip in call.previous.ips}
+    have = {ip.prefix: ip.gateway for ip in call.previous.ips}
     for ip in preview(call).ips:
         if ip.prefix not in have:
             raise CniError(MISMATCH, f"static: prevResult has no address {ip.prefix}")
+        found = _gateway("prevResult", have[ip.prefix] or "")
+        if ip.gateway and ip.gateway != found:
+            raise CniError(MISMATCH, f"static: prevResult has gateway {found} for {ip.prefix}, not {ip.gateway}")
 
 
 def status(call: Call) -> None:

@@ -35,11 +35,14 @@ class Config:
         self.mac = requested_mac(call) or fields.text("mac")
         if self.mac:
             self.mac = checked_mac("mac", self.mac)
-        self.mtu = args.integer("mtu", high=65535) or fields.integer("mtu", high=65535)
-        self.promiscuous = fields.boolean("promisc") or args.boolean("promisc")
+        self.mtu = _optional_integer("mtu", args, fields, high=65535) or 0
+        self.promiscuous = _optional_boolean("promisc", args, fields) or False
         self.all_multicast = _optional_boolean("allmulti", args, fields)
         self.queue_length = _optional_integer("txQLen", args, fields)
-        sysctls = {**fields.object("sysctl").raw, **args.object("sysctl").raw}
+        own = fields.object("sysctl").raw
+        if isinstance(own, json_text.Repeating):
+            raise bad_config("sysctl", own.key, "is named twice")
+        sysctls = {**own, **args.object("sysctl").raw}
         self.sysctls = {sysctl_path(key, call.ifname): str(value) for key, value in sysctls.items()}
 
     @property
@@ -53,8 +56,8 @@ def _optional_boolean(key: str, *places: Fields) -> bool | None:
     return next((fields.boolean(key) for fields in places if key in fields), None)
 
 
-def _optional_integer(key: str, *places: Fields) -> int | None:
-    return next((fields.integer(key) for fields in places if key in fields), None)
+def _optional_integer(key: str, *places: Fields, high: int = 0xFFFFFFFF) -> int | None:
+    return next((fields.integer(key, high=high) for fields in places if key in fields), None)
 
 
 def sysctl_path(key: str, ifname: str) -> str:

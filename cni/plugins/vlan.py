@@ -42,15 +42,17 @@ def explain(call: Call) -> list[str]:
     return _sublink.explain(call, _decide)
 
 
-def _decide(call: Call, default_master: "Callable[[], str]") -> CreateInside:
+def _decide(call: Call, default_master: "Callable[[], str]") -> CreateInside:  # noqa: ARG001 (as the others')
     call.check_args(("IP", "MAC", "GATEWAY"))
     fields = call.fields
-    vlan = fields.integer("vlanId", high=4094)
+    vlan, master = fields.integer("vlanId", high=4094), fields.text("master")
     if "vlanId" not in fields:
         raise bad_config("vlanId", None, "expected 0 to 4094")
+    if not master:
+        raise bad_config("master", None, "a VLAN needs the link that it is one of")
     return CreateInside(
         "vlan", call.ifname,
-        data=m.u16(_ID, vlan), details=f"VLAN {vlan}", master=fields.text("master") or default_master(),
+        data=m.u16(_ID, vlan), details=f"VLAN {vlan}", master=master,
         master_inside=fields.boolean("linkInContainer"), mtu=mtu_of(fields), mac="",
     )  # fmt: skip
 

@@ -13,6 +13,8 @@ from ..addresses import Prefix, parse_prefix
 from ..errors import CONFLICT, UNSUPPORTED_KERNEL, CniError
 from .wiring import Wiring, random_mac
 
+_LAST_VLAN = 4094
+
 
 class EnsureBridge(Step):
     """Find the bridge or make it, and set it up."""
@@ -120,25 +122,24 @@ class PortVlans(Step):
 
     def __init__(self, port: str, vlan: int, trunk: list[tuple[int, int]], *, keep_default: bool) -> None:
         self.port = port
-        self.vlan = vlan
+        self.vlan = vlan or 1  # what a trunk carries without a tag, where the user names nothing
         self.trunk = trunk
         self.keep_default = keep_default
 
     def describe(self) -> str:
-        words = [f"VLAN {self.vlan} untagged"] * bool(self.vlan)
+        words = [f"VLAN {self.vlan} untagged"]
         words += [f"VLAN {first}" if first == last else f"VLANs {first}-{last}" for first, last in self.trunk]
-        return f"let port {self.port} carry {', '.join(words) or 'no VLAN'}"
+        return f"let port {self.port} carry {', '.join(words)}"
 
     def apply(self, context: Wiring) -> None:
         port = context.links.get(self.port) or context.host.link(self.port)
         requests = []
         if not self.keep_default:
-            requests.append(m.bridge_vlans(port.index, [(1, 1)], delete=True).tolerating(errno.ENOENT))
-        if self.vlan:
-            untagged = m.BRIDGE_VLAN_PVID | m.BRIDGE_VLAN_UNTAGGED
-            requests.append(m.bridge_vlans(port.index, [(self.vlan, self.vlan)], flags=untagged))
+            requests.append(m.bridge_vlans(port.index, [(1, _LAST_VLAN)], delete=True))
         if self.trunk:
             requests.append(m.bridge_vlans(port.index, self.trunk))
+        untagged = m.BRIDGE_VLAN_PVID | m.BRIDGE_VLAN_UNTAGGED  # last: the trunk may hold the same one
+        requests.append(m.bridge_vlans(port.index, [(self.vlan, self.vlan)], flags=untagged))
         context.host.transact(*requests)
 
 

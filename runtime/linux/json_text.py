@@ -5,6 +5,7 @@ from _json import encode_basestring_ascii, make_encoder, make_scanner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 
@@ -13,26 +14,47 @@ class _Context:
 
     strict = True
     object_hook = None
-    object_pairs_hook = None
+    object_pairs_hook: "Callable[[list[tuple[str, Any]]], dict[str, Any]] | None" = None
     parse_float = float
     parse_int = int
     parse_constant = None
     memo: "dict[str, str]" = {}  # noqa: RUF012 - read by name, never changed
 
 
+class Repeating(dict):  # type: ignore[type-arg]
+    """An object that names a key twice: JSON leaves open what that means, and here the last one counts."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, pairs: "list[tuple[str, Any]]") -> None:
+        super().__init__(pairs)
+        names = [name for name, _ in pairs]
+        self.key = next(name for name in names if names.count(name) > 1)
+
+
+def _marked(pairs: "list[tuple[str, Any]]") -> "dict[str, Any]":
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else Repeating(pairs)
+
+
+class _MarkingContext(_Context):
+    object_pairs_hook = staticmethod(_marked)
+
+
 _scan = make_scanner(_Context)  # type: ignore[arg-type]  # the C code reads attributes of any object
+_scan_marking = make_scanner(_MarkingContext)  # type: ignore[arg-type]
 
 
 class JSONError(ValueError):
     """The text is not JSON; the message says where."""
 
 
-def loads(data: bytes | str) -> "Any":
-    """Parse a whole document."""
+def loads(data: bytes | str, *, mark_repeating: bool = False) -> "Any":
+    """Parse a whole document; with mark_repeating, an object that names a key twice is a Repeating."""
     try:
         text = data if isinstance(data, str) else data.decode()
         text = text.strip(" \t\r\n")
-        value, end = _scan(text, 0)
+        value, end = (_scan_marking if mark_repeating else _scan)(text, 0)
         if end != len(text):
             raise JSONError(f"extra data after the document at character {end}")
         return value

@@ -23,10 +23,15 @@ def _rate(bytes_per_second: int) -> bytes:
     return _RATE.pack(0, _ETHERNET, 0, 0, 0, min(bytes_per_second, 0xFFFFFFFF))
 
 
+def burst_ticks(bytes_per_second: int, burst_bytes: int) -> int:
+    """A burst as the kernel keeps it: how long it takes to send."""
+    return min(burst_bytes * 1_000_000_000 // bytes_per_second // _TICK_NANOSECONDS, 0xFFFFFFFF)
+
+
 def add_token_bucket(link: int, *, bytes_per_second: int, burst_bytes: int, latency_ms: int) -> m.Request:
     """tbf as the root of a link: so many bytes a second, packets dropped that would wait longer than latency."""
     limit = min(bytes_per_second * latency_ms // 1000 + burst_bytes, 0xFFFFFFFF)
-    ticks = min(burst_bytes * 1_000_000_000 // bytes_per_second // _TICK_NANOSECONDS, 0xFFFFFFFF)
+    ticks = burst_ticks(bytes_per_second, burst_bytes)
     parameters = _rate(bytes_per_second) + _rate(0) + struct.pack("=III", limit, ticks, 0)
     options = m.attribute(_TBF_PARAMETERS, parameters) + m.u32(_TBF_BURST, burst_bytes)
     if bytes_per_second > 0xFFFFFFFF:
@@ -66,16 +71,17 @@ def dump_filters(link: int, parent: int) -> m.Request:
 
 
 class Qdisc:
-    """A queueing discipline of a link; bytes_per_second is set for a token bucket."""
+    """A queueing discipline of a link; bytes_per_second and ticks, its burst, are set for a token bucket."""
 
-    __slots__ = ("bytes_per_second", "handle", "kind", "link", "parent")
+    __slots__ = ("bytes_per_second", "handle", "kind", "link", "parent", "ticks")
 
     def __init__(self, body: bytes) -> None:
         _, self.link, self.handle, self.parent, _ = _TCMSG.unpack_from(body)
         found = attributes(body, 20)
         self.kind = as_text(found.get(_TCA_KIND))
-        self.bytes_per_second = 0
+        self.bytes_per_second = self.ticks = 0
         if self.kind == "tbf":
             options = attributes(found.get(_TCA_OPTIONS, b""))
-            rate = int.from_bytes(options.get(_TBF_PARAMETERS, bytes(12))[8:12], "little")
-            self.bytes_per_second = as_int(options.get(_TBF_RATE64), rate)
+            parameters = options.get(_TBF_PARAMETERS, bytes(36))
+            self.bytes_per_second = as_int(options.get(_TBF_RATE64), as_int(parameters[8:12]))
+            self.ticks = as_int(parameters[28:32])

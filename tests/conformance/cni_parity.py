@@ -8,6 +8,7 @@ the shape is compared; of an error its code. A difference that is meant stands i
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import subprocess
@@ -16,9 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.conformance import table
+from tests.conformance import cni_parity_cases, cni_parity_generated, table
 from tests.conformance.cni import folder_of
-from tests.conformance.cni_parity_cases import cases
 from tests.conformance.table import Result
 from tests.e2e.runtimes import PROJECT
 
@@ -35,8 +35,13 @@ def main(words: list[str]) -> int:
     parser.add_argument("--theirs", default="go", help="ketch, go, or a folder")
     parser.add_argument("--only", default="", help="a regular expression: only these cases")
     parser.add_argument("--show", action="store_true", help="print both sides of every difference in full")
+    parser.add_argument(
+        "--generated", type=int, default=10, metavar="N", help="cases of chance per plugin (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the cases of chance (%(default)s)")
     wanted = parser.parse_args(words)
-    sides = [_run(folder_of(name), wanted.only) for name in (wanted.ours, wanted.theirs)]
+    chance = {"seed": wanted.seed, "count": wanted.generated}
+    sides = [_run(folder_of(name), wanted.only, chance) for name in (wanted.ours, wanted.theirs)]
     results = []
     for name, ours in sides[0].items():
         differences = list(compare(ours, sides[1][name]))
@@ -70,10 +75,10 @@ def compare(ours: Any, theirs: Any, where: str = "") -> Any:
         yield f"{where}: {json.dumps(ours)}, theirs {json.dumps(theirs)}"
 
 
-def _run(folder: str, only: str) -> dict[str, Any]:
+def _run(folder: str, only: str, chance: dict[str, int]) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile("r", prefix="ketch-parity-") as report:
         command = ["unshare", "-n", "-m", "--propagation", "private", "sh", "-c", _SIDE, "sh"]
-        side = [sys.executable, "-m", "tests.conformance.cni_parity", folder, only, report.name]
+        side = [sys.executable, "-m", "tests.conformance.cni_parity", folder, only, json.dumps(chance), report.name]
         subprocess.run([*command, *side], cwd=PROJECT, check=True)
         found: dict[str, Any] = json.load(report)
     return found
@@ -82,9 +87,9 @@ def _run(folder: str, only: str) -> dict[str, Any]:
 # -- one side: runs inside its namespaces ------------------------------------------------------------------------------
 
 
-def serve_side(folder: str, only: str, report: str) -> None:
+def serve_side(folder: str, only: str, chance: str, report: str) -> None:
     found = {}
-    for name, steps in cases():
+    for name, steps in itertools.chain(cni_parity_cases.cases(), cni_parity_generated.cases(**json.loads(chance))):
         if re.search(only, name):
             found[name] = _case(folder, steps)
     Path(report).write_text(json.dumps(found))
@@ -105,6 +110,7 @@ def _case(folder: str, steps: list[Any]) -> list[Any]:
                 continue
             status, answer = _call(folder, step, last)
             seen.append(_shape(_judged(step, status, answer), str(step)))
+            seen.append(_reserved())
             if step["command"] == "ADD" and status == 0:
                 last = answer
                 seen.append(_shape(_kernel(), str(step)))
@@ -139,6 +145,13 @@ def _judged(step: dict[str, Any], status: int, answer: Any) -> Any:
     return {"failed": step["command"], "code": answer.get("code") if isinstance(answer, dict) else answer}
 
 
+def _reserved() -> dict[str, str]:
+    """host-local's files, those that others read."""
+    places = (Path("/var/lib/cni/networks"), Path("/run/parity/data"))
+    files = [path for place in places for path in place.glob("*/*") if path.is_file() and path.name != "lock"]
+    return {str(path): path.read_text() for path in files}
+
+
 def _kernel() -> dict[str, Any]:
     """What an ADD has made, inside and on the host."""
     return {
@@ -146,6 +159,7 @@ def _kernel() -> dict[str, Any]:
         "routes": _routes("-n", "pod"),
         "host": _links(),
         "forwarding": _forwarding(),
+        "shaping": _shaping(),
     }
 
 
@@ -193,6 +207,12 @@ def _routes(*where: str) -> list[Any]:
     return found
 
 
+def _shaping() -> list[Any]:
+    said = subprocess.run(["tc", "-j", "qdisc"], capture_output=True, text=True, check=False).stdout
+    found = [each for each in json.loads(said or "[]") if each["kind"] not in ("noqueue", "fq_codel", "pfifo_fast")]
+    return [[each["kind"], each["dev"], each.get("options")] for each in found]
+
+
 def _forwarding() -> list[str]:
     return [Path(f"/proc/sys/net/{key}").read_text().strip() for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding")]
 
@@ -230,4 +250,4 @@ def _clean() -> None:
 
 
 if __name__ == "__main__":
-    serve_side(*sys.argv[1:4])
+    serve_side(*sys.argv[1:5])

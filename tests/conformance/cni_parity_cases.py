@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
-_Case = tuple[str, list[Any]]
+Case = tuple[str, list[Any]]
 
 
 def step(plugin: str, command: str, conf: Any, **environ: str | None) -> dict[str, Any]:
@@ -41,12 +41,12 @@ def round_trip(plugin: str, conf: dict[str, Any], **environ: str | None) -> list
     return [*steps, step(plugin, "DEL", deletion, **environ), step(plugin, "DEL", conf, **environ)]
 
 
-def cases() -> Iterator[_Case]:
+def cases() -> Iterator[Case]:
     for family in (_protocol, _bridge, _bridge_refusals, _host_local, _static, _chained, _chained_refusals, _links):
         yield from family()
 
 
-def _protocol() -> Iterator[_Case]:
+def _protocol() -> Iterator[Case]:
     for version in VERSIONS:
         yield f"bridge in {version}", round_trip("bridge", bridge(version, isGateway=True))
         dual = ipam("10.1.2.0/24", "fd00:1::/64", routes=[{"dst": "0.0.0.0/0"}, {"dst": "::/0"}])
@@ -91,7 +91,7 @@ def _protocol() -> Iterator[_Case]:
     yield "GC of an empty host", [step("bridge", "GC", {**bridge("1.1.0"), **none})]
 
 
-def _bridge() -> Iterator[_Case]:
+def _bridge() -> Iterator[Case]:
     options: dict[str, dict[str, Any]] = {
         "nothing": {}, "isGateway": {"isGateway": True}, "isDefaultGateway": {"isDefaultGateway": True},
         "mtu": {"mtu": 1300}, "hairpinMode": {"hairpinMode": True}, "promiscMode": {"promiscMode": True},
@@ -148,7 +148,7 @@ def _bridge() -> Iterator[_Case]:
         yield f"CHECK that misses {name}", [*checks, step("bridge", "DEL", conf)]
 
 
-def _bridge_refusals() -> Iterator[_Case]:
+def _bridge_refusals() -> Iterator[Case]:
     refusals: dict[str, dict[str, Any]] = {
         "promiscMode and hairpinMode": {"promiscMode": True, "hairpinMode": True}, "vlan 5000": {"vlan": 5000},
         "vlan -1": {"vlan": -1}, "disableContainerInterface and ipam": {"disableContainerInterface": True},
@@ -189,7 +189,7 @@ def _bridge_refusals() -> Iterator[_Case]:
     yield "CHECK without a previous result", [step("bridge", "ADD", bridge()), step("bridge", "CHECK", bridge())]
 
 
-def _host_local() -> Iterator[_Case]:
+def _host_local() -> Iterator[Case]:
     def add(version: str = "1.0.0", **section: Any) -> dict[str, Any]:
         return conf_of("x", version, ipam={"type": "host-local", **section})
 
@@ -251,7 +251,7 @@ def _host_local() -> Iterator[_Case]:
     yield "host-local without ipam", [step("host-local", "ADD", conf_of("x"))]
 
 
-def _static() -> Iterator[_Case]:
+def _static() -> Iterator[Case]:
     def add(version: str = "1.0.0", **section: Any) -> dict[str, Any]:
         return conf_of("x", version, ipam={"type": "static", **section})
 
@@ -293,7 +293,7 @@ def _after_bridge(plugin: str, version: str = "1.0.0", **more: Any) -> list[Any]
     return [*steps, step(plugin, "DEL", own), step(plugin, "DEL", own)]
 
 
-def _chained() -> Iterator[_Case]:
+def _chained() -> Iterator[Case]:
     port = {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
     more_ports = [port, {"hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1"}]
     for backend in ("nftables", "iptables"):
@@ -327,7 +327,7 @@ def _chained() -> Iterator[_Case]:
         yield f"tuning in {version}", [step("bridge", "ADD", bridge(version)), step("tuning", "ADD", own)]
 
 
-def _chained_refusals() -> Iterator[_Case]:
+def _chained_refusals() -> Iterator[Case]:
     def refused(plugin: str, **more: Any) -> list[Any]:
         own = conf_of(plugin, prevResult="last", **more)
         return [step("bridge", "ADD", bridge(isGateway=True)), step(plugin, "ADD", own)]
@@ -357,7 +357,7 @@ def _chained_refusals() -> Iterator[_Case]:
     yield "tuning refuses a bad mac", refused("tuning", mac="x")
 
 
-def _links() -> Iterator[_Case]:
+def _links() -> Iterator[Case]:
     for version in ("0.4.0", "1.0.0", "1.1.0"):
         yield f"ptp in {version}", round_trip("ptp", conf_of("ptp", version, ipam=ipam(routes=[{"dst": "0.0.0.0/0"}])))
     both = ipam("10.1.2.0/24", "fd00:1::/64", routes=[{"dst": "0.0.0.0/0"}, {"dst": "::/0"}])

@@ -63,6 +63,15 @@ CHAINED: list[_Case] = [
     ("portmap", {**AFTER, "markMasqBit": 99}, CONFIG, ("markMasqBit", "99", "0 to 31")),
     ("portmap", {**AFTER, "markMasqBit": 5, "externalSetMarkChain": "X"}, CONFIG, ("externalSetMarkChain", '"X"')),
     ("portmap", {**AFTER, "conditionsV4": ["a;b"]}, CONFIG, ("conditions", "a;b")),
+    (
+        "portmap",
+        {**AFTER, "backend": "nftables", "conditionsV4": ["-d", "1.2.3.4"]},
+        CONFIG,
+        ("conditionsV4", "iptables"),
+    ),
+    ("portmap", {**AFTER, "backend": "iptables", "conditionsV6": ["ip6"]}, CONFIG, ("conditionsV6", "nftables")),
+    ("portmap", {**AFTER, "conditionsV6": ["ip6"], "conditionsV4": ["!", "-d"]}, CONFIG, ("conditionsV6", "nftables")),
+    ("portmap", {**AFTER, "backend": "nftables", "externalSetMarkChain": "X"}, CONFIG, ("externalSetMarkChain", '"X"')),
     ("portmap", {}, CONFIG, ("prevResult",)),
     ("firewall", {**AFTER, "backend": "x"}, UNSUPPORTED, ("backend", '"x"')),
     ("firewall", {**AFTER, "ingressPolicy": "x"}, UNSUPPORTED, ("ingressPolicy", '"x"', "same-bridge")),
@@ -76,6 +85,8 @@ LINKS: list[_Case] = [
     ("macvlan", {"mode": "x", "master": "up0"}, UNSUPPORTED, ("mode", '"x"', "bridge")),
     ("ipvlan", {"mode": "l4", "master": "up0", "ipam": HL}, UNSUPPORTED, ("mode", '"l4"', "l2")),
     ("vlan", {"master": "up0", "vlanId": 5000, "ipam": HL}, CONFIG, ("vlanId", "5000")),
+    ("vlan", {"vlanId": 5, "ipam": HL}, CONFIG, ("master", "null")),
+    ("host-device", {"runtimeConfig": {"deviceID": "x"}}, CONFIG, ("runtimeConfig.deviceID", '"x"')),
 ]
 PORTS = [
     ({"hostPort": 0, "containerPort": 80}, ("portMappings[0].hostPort", "0")),

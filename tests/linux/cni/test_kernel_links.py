@@ -104,17 +104,52 @@ def test_bridge_pods_of_one_vlan_reach_each_other_and_their_gateway_only(host: W
         call("bridge", "DEL", confs[vid], name, path)
 
 
+UNTAGGED = ["PVID", "Egress Untagged"]
+TRUNK = [{"id": 7}, {"minID": 10, "maxID": 12}]
+TAGGED: dict[int, list[str]] = {7: [], 10: [], 11: [], 12: []}
+
+
 @needs("bridge_vlan", "nft")
-def test_a_trunk_carries_its_vlans_tagged(host: World) -> None:
+@pytest.mark.parametrize(
+    ("options", "carried"),
+    [
+        ({"vlanTrunk": TRUNK}, {1: UNTAGGED, **TAGGED}),
+        ({"vlanTrunk": TRUNK, "vlan": 5}, {5: UNTAGGED, **TAGGED}),
+        ({"vlanTrunk": TRUNK, "vlan": 11}, {**TAGGED, 11: UNTAGGED}),
+        ({"vlan": 5}, {5: UNTAGGED}),
+        ({"vlan": 5, "preserveDefaultVlan": True}, {1: ["Egress Untagged"], 5: UNTAGGED}),
+        ({"vlanTrunk": TRUNK, "preserveDefaultVlan": True}, {1: UNTAGGED, **TAGGED}),
+    ],
+)
+def test_a_port_carries_its_vlan_untagged_and_its_trunk_tagged(
+    host: World, options: dict[str, Any], carried: dict[int, list[str]]
+) -> None:
     pod = host.netns("pod")
-    trunk = [{"id": 7}, {"minID": 10, "maxID": 12}]
-    conf = bridge("net", vlanTrunk=trunk, isDefaultGateway=False)
+    conf = bridge("net", isDefaultGateway=False, **options)
     result = call("bridge", "ADD", conf, "c", pod)
     assert result is not None
     port = next(each["name"] for each in result["interfaces"] if each["name"].startswith("veth"))
-    assert set(_vlans(port)) >= {7, 10, 11, 12} or set(_vlans(port)) >= {7, 10}, _vlans(port)
-    assert all("PVID" not in flags for vid, flags in _vlans(port).items() if vid in (7, 10, 11, 12))
+    assert _vlans(port) == carried
+    call("bridge", "CHECK", {**conf, "prevResult": result}, "c", pod)
     call("bridge", "DEL", conf, "c", pod)
+
+
+@needs("ipvlan")
+def test_an_ipvlan_without_ipam_takes_over_master_and_addresses_of_the_plugin_before(host: World) -> None:
+    _lan(host)
+    pod = host.netns("pod")
+    before = {
+        "cniVersion": "1.1.0", "interfaces": [{"name": "up0"}],
+        "ips": [{"address": "10.30.0.9/24", "gateway": "10.30.0.1", "interface": 0}],
+    }  # fmt: skip
+    conf = {"cniVersion": "1.1.0", "name": "net", "type": "ipvlan"}
+    result = call("ipvlan", "ADD", {**conf, "prevResult": before}, "c", pod)
+    assert result is not None
+    assert [each["name"] for each in result["interfaces"]] == ["eth0"]
+    assert address_of(result) == "10.30.0.9"
+    assert "10.30.0.9" in [each["local"] for each in ip("-n", "pod", "addr", "show", "eth0")[0]["addr_info"]]
+    call("ipvlan", "CHECK", {**conf, "prevResult": result}, "c", pod)
+    call("ipvlan", "DEL", {**conf, "prevResult": result}, "c", pod)
 
 
 @pytest.mark.parametrize("plugin", ["vlan", "ipvlan", "dummy"])
