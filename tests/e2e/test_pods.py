@@ -99,7 +99,8 @@ def test_ac26_a_deleted_pod_leaves_nothing_on_the_node(cluster: Cluster, space: 
     before = settled_traces(cluster)
     volumes = [{"name": "scratch", "emptyDir": {"medium": "Memory"}}]
     mounts = [{"name": "scratch", "mountPath": "/scratch"}]
-    space.apply(pod("short-lived", web(volumeMounts=mounts), volumes=volumes))
+    here = cluster.nodes[0].name
+    space.apply(pod("short-lived", web(volumeMounts=mounts), volumes=volumes, nodeName=here))
     space.wait_until_ready("short-lived")
     assert space.exec("short-lived", "wget", "-qO-", "http://localhost:8080/hostname") == "short-lived"
     assert "on port 8080" in space.logs("short-lived") or space.logs("short-lived")
@@ -213,16 +214,18 @@ def test_ac31_a_static_pod_is_kept_by_its_node(cluster: Cluster) -> None:
     machine, name = cluster.nodes[0].machine, f"static-{cluster.nodes[0].name}"
     manifest = pod("static", shell(), labels={"kept": "by-node"}) | {}
     manifest["metadata"]["namespace"] = "default"
-    machine.run("sh", "-c", "cat > /run/static-pods/static.json", given=json.dumps(manifest))
+    folder, file = "/run/static-pods", "/run/static-pods/static.json"
+    machine.run("sh", "-c", f"cat > {folder}/.new && mv {folder}/.new {file}", given=json.dumps(manifest))
     ready = "jsonpath={.status.containerStatuses[0].containerID}"
 
     def container() -> str:
         return cluster.kubectl("get", "pod", name, "-o", ready, check=False)
 
     first = until(container, "the static pod runs", 60, every=0.3)
-    cluster.kubectl("exec", name, "--", "kill", "-TERM", "1")
+    # all processes of the container end with its first one, perhaps the one that sent the signal before it could return
+    cluster.run_kubectl("exec", name, "--", "kill", "-TERM", "1", check=False)
     until(lambda: container() not in ("", first), "its container is started again", 60, every=0.3)
-    machine.run("rm", "/run/static-pods/static.json")
+    machine.run("rm", file)
     until(lambda: cluster.get("pod", name) is None, "the static pod goes with its file", 60, every=0.3)
 
 
