@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e import go_build
 from tests.e2e.cluster import Cluster
 from tests.e2e.image_set import AGNHOST
 from tests.e2e.machine import until
@@ -84,14 +85,19 @@ def traces(cluster: Cluster) -> dict[str, int]:
 
 
 def settled_traces(cluster: Cluster) -> dict[str, int]:
-    """The same, once what earlier tests deleted is gone."""
+    """The same, once what earlier tests deleted is gone: a kubelet removes sandboxes and folders once a minute."""
+    node = cluster.nodes[0]
+    crictl = (str(go_build.program("crictl")), "-r", node.runtime.endpoint, "pods", "-q")
+    here = ("get", "pods", "-A", f"--field-selector=spec.nodeName={node.name}", "-o", "name")
     seen = [traces(cluster)]
 
     def is_settled() -> bool:
+        if len(node.machine.read(*crictl).split()) != len(cluster.kubectl(*here).split()):
+            return False
         seen.append(traces(cluster))
         return len(seen) > 4 and seen[-4:] == seen[-1:] * 4
 
-    until(is_settled, "the node comes to rest", 30, every=0.5)
+    until(is_settled, "the node comes to rest", 120, every=0.5)
     return seen[-1]
 
 

@@ -152,7 +152,7 @@ def test_ac79_the_runtimes_own_program_cannot_be_overwritten(cluster: Cluster, s
     node = cluster.nodes[0]
     program = node.runtime.command()[-3 if node.runtime.name == "containerd" else 0]
     before = node.machine.read("sha256sum", program, "/usr/bin/python3")
-    space.apply(pod("hostile", shell(script)))
+    space.apply(pod("hostile", shell(script), nodeName=node.name))
     space.wait_until_ready("hostile")
     for _ in range(10):
         space.exec("hostile", "true", check=False)

@@ -193,8 +193,10 @@ def test_a_pod_reaches_itself_by_its_own_address(cluster: Cluster) -> None:
 
 def test_a_pod_ends_gracefully(cluster: Cluster) -> None:
     cluster.kubectl("wait", "--for=condition=Ready", "pod/graceful", "--timeout=30s")
+    where = cluster.get("pod", "graceful")["spec"]["nodeName"]
+    node = next(each for each in cluster.nodes if each.name == where)
     cluster.kubectl("delete", "pod", "graceful", "--wait=true")
-    assert cluster.nodes[0].machine.read("cat", "/run/graceful/order").split() == ["prestop", "term", "bye"]
+    assert node.machine.read("cat", "/run/graceful/order").split() == ["prestop", "term", "bye"]
 
 
 def quota(cluster: Cluster, pod: str) -> str:
