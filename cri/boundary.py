@@ -14,6 +14,7 @@ from cri.engine.codec import BadRecord
 from cri.images import errors as image_errors
 from cri.oci.facts import Refused
 from cri.rpc.status import Code, Failed
+from cri.streaming.tokens import TooManyTokens
 from runtime.keep import client as keep
 from runtime.linux.quick_dataclasses import dataclass, field
 
@@ -30,6 +31,7 @@ CODES: tuple[tuple[type[BaseException], Code], ...] = (
     (errors.TimedOut, Code.DEADLINE_EXCEEDED),
     (errors.Cancelled, Code.CANCELLED),
     (errors.Exhausted, Code.RESOURCE_EXHAUSTED),
+    (TooManyTokens, Code.RESOURCE_EXHAUSTED),
     (image_errors.BadReference, Code.INVALID_ARGUMENT),
     (image_errors.NotFound, Code.NOT_FOUND),
     (image_errors.InUse, Code.FAILED_PRECONDITION),
@@ -62,7 +64,7 @@ def code_of(error: BaseException) -> Code:
 
 def expected(error: BaseException) -> bool:
     """Whether the error is an answer, or a mistake of ours that wants its traceback in the log."""
-    known = (errors.EngineError, image_errors.ImageError, keep.KeepError, Refused, BadRecord, OSError)
+    known = (errors.EngineError, image_errors.ImageError, keep.KeepError, Refused, BadRecord, TooManyTokens, OSError)
     return isinstance(error, known)
 
 

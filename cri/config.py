@@ -20,9 +20,9 @@ class BadConfig(ValueError):
     """The file cannot be used; the message names file, key and what is expected."""
 
 
-def key(default: Any, doc: str, *, reload: bool = False) -> Any:
-    """A key with its default; `reload` marks what SIGHUP takes over without a restart."""
-    notes = {"doc": doc, "reload": reload}
+def key(default: Any, doc: str, *, reload: bool = False, least: float = 0, most: float = 2**63 - 1) -> Any:
+    """A key with its default; `reload` marks what SIGHUP takes over without a restart. A number lies between bounds."""
+    notes = {"doc": doc, "reload": reload, "bounds": (least, most)}
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=notes)
     return field(default=default, metadata=notes)
@@ -38,12 +38,14 @@ class Paths:
 @dataclass(frozen=True, slots=True)
 class Cri:
     socket: str = key("/run/ketch/ketch.sock", "the unix socket a kubelet connects to, mode 0600")
-    max_concurrent_calls: int = key(128, "calls served at once; more wait for their turn")
+    max_concurrent_calls: int = key(128, "calls served at once; more wait for their turn", least=4, most=10_000)
     max_waiting_calls: int = key(1024, "calls that may wait for their turn; what comes then is RESOURCE_EXHAUSTED")
-    slow_call_seconds: float = key(30.0, "a call that takes longer is named in the log, with its place", reload=True)
+    slow_call_seconds: float = key(
+        30.0, "a call that takes longer is named in the log, with its place", reload=True, least=0.001
+    )
     metrics_address: str = key("", "HOST:PORT where Prometheus finds /metrics; empty: on STATE/debug.sock only")
     streaming_address: str = key("127.0.0.1", "where exec, attach and port-forward sessions are served")
-    streaming_port: int = key(0, "their port; 0: any free one")
+    streaming_port: int = key(0, "their port; 0: any free one", most=65535)
     streaming_tls_certificate: str = key("", "PEM file; with the key below the streaming server speaks TLS")
     streaming_tls_key: str = key("", "PEM file of the private key")
     log_level: str = key("info", "debug, info, warning or error", reload=True)
@@ -66,16 +68,18 @@ class Runtime:
         "", "the entry of runtime.handlers that an empty handler name means; empty: our own", reload=True
     )
     default_cgroup_parent: str = key("/ketch", "where containers go whose pod names no cgroup parent")
-    nofile_soft: int = key(65536, "RLIMIT_NOFILE of containers, soft")
-    nofile_hard: int = key(524288, "RLIMIT_NOFILE of containers, hard")
+    nofile_soft: int = key(65536, "RLIMIT_NOFILE of containers, soft", least=1)
+    nofile_hard: int = key(524288, "RLIMIT_NOFILE of containers, hard", least=1)
     unprivileged_ports: bool = key(
         True, "pods with their own network may bind ports below 1024 without capabilities", reload=True
     )
     unprivileged_icmp: bool = key(True, "pods with their own network may ping without CAP_NET_RAW", reload=True)
-    max_log_line: int = key(16384, "longer lines are split into parts, marked P", reload=True)
-    shm_bytes: int = key(67108864, "size of a pod's /dev/shm", reload=True)
+    max_log_line: int = key(16384, "longer lines are split into parts, marked P", reload=True, least=64, most=1 << 20)
+    shm_bytes: int = key(67108864, "size of a pod's /dev/shm", reload=True, least=4096)
     pids_limit: int = key(0, "default limit of processes per container; 0: none but the pod's", reload=True)
-    start_seconds: float = key(120.0, "a container that has not started after this time is taken down", reload=True)
+    start_seconds: float = key(
+        120.0, "a container that has not started after this time is taken down", reload=True, least=0.1, most=86400
+    )
     handlers: dict[str, Handler] = key({}, "other OCI runtimes, by the name a RuntimeClass uses", reload=True)
 
 
@@ -86,7 +90,9 @@ class Network:
         ["/opt/cni/bin"], "where CNI plugins are found; ours need no file, they run in process"
     )
     data_dir: str = key("/var/lib/cni", "address reservations and cached results")
-    add_seconds: float = key(60.0, "a network that has not come up after this time fails the pod")
+    add_seconds: float = key(
+        60.0, "a network that has not come up after this time fails the pod", least=0.1, most=86400
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +126,12 @@ def load(path: str, *, required: bool = False) -> Config:
 
     try:
         with file:
-            return parse(tomllib.load(file), path)
-    except tomllib.TOMLDecodeError as e:
+            data = tomllib.load(file)
+    except ValueError as e:  # also of bytes that are not UTF-8, and of a number with thousands of digits
         raise BadConfig(f"{path}: not TOML: {e}") from None
+    except RecursionError:
+        raise BadConfig(f"{path}: not TOML: brackets within brackets, too many of them") from None
+    return parse(data, path)
 
 
 def parse(data: dict[str, Any], where: str) -> Config:
@@ -146,10 +155,8 @@ def inconsistent(config: Config) -> list[str]:
         found.append("cri.streaming_tls_certificate and cri.streaming_tls_key: one without the other")
     relative = [name for name in ("state", "root", "netns") if not getattr(config.paths, name).startswith("/")]
     found += [f"paths.{name}: must be an absolute path" for name in relative]
-    if config.cri.max_concurrent_calls < 4:
-        found.append("cri.max_concurrent_calls: at least 4")
-    if config.cri.max_waiting_calls < 0:
-        found.append("cri.max_waiting_calls: cannot be negative")
+    if config.runtime.nofile_soft > config.runtime.nofile_hard:
+        found.append("runtime.nofile_soft: above runtime.nofile_hard")
     host, _, port = config.cri.metrics_address.rpartition(":")
     if config.cri.metrics_address and not (host and port.isdecimal() and int(port) < 65536):
         found.append(f"cri.metrics_address: {config.cri.metrics_address!r} is not HOST:PORT")
@@ -162,11 +169,30 @@ def _table(kind: type[T], data: Any, where: str, at: str) -> T:
     from typing import Any, get_type_hints
 
     hints = get_type_hints(kind, localns={"Any": Any})
+    bounds: dict[str, tuple[float, float]] = {entry.name: entry.metadata.get("bounds", ()) for entry in fields(kind)}  # type: ignore[arg-type]
     for name in data:
         if name not in hints:
             known = ", ".join(sorted(hints))
-            raise BadConfig(f"{where}: unknown key {at}{name} (known here: {known})")
-    return kind(**{name: _value(hints[name], value, where, f"{at}{name}") for name, value in data.items()})
+            raise BadConfig(f"{where}: unknown key {at}{name!s} (known here: {known})")
+    found = {name: _value(hints[name], value, where, f"{at}{name}") for name, value in data.items()}
+    for name, value in found.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            _in_bounds(value, *bounds[name], f"{where}: {at}{name}")
+    return kind(**found)
+
+
+def _in_bounds(value: float, least: float, most: float, what: str) -> None:
+    if not least <= value <= most:  # nan is neither
+        raise BadConfig(f"{what}: {_shown(value)} is not between {least} and {most}")
+
+
+def _shown(value: Any) -> str:
+    """What stands there, as far as a line holds it; Python refuses to write very large numbers in digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a very large number"
+    return text if len(text) <= 100 else f"{text[:100]} ..."
 
 
 def _value(kind: Any, value: Any, where: str, at: str) -> Any:
@@ -183,11 +209,13 @@ def _value(kind: Any, value: Any, where: str, at: str) -> Any:
         if not isinstance(value, list):
             raise BadConfig(f"{where}: {at}: expected a list")
         return [_value(get_args(kind)[0], entry, where, f"{at}[{i}]") for i, entry in enumerate(value)]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         expected = {str: "a string", int: "an integer", bool: "true or false", float: "a number"}[kind]
-        raise BadConfig(f"{where}: {at}: expected {expected}, got {value!r}")
+        raise BadConfig(f"{where}: {at}: expected {expected}, got {_shown(value)}")
+    if kind is str and not value.isprintable():
+        raise BadConfig(f"{where}: {at}: {_shown(value)} holds a control character")
     return value
 
 
@@ -214,9 +242,13 @@ def _dump_table(table: Any, path: list[str], lines: list[str], *, documented: bo
             lines += [f"#   {f.name} = {_toml(_default(f))}  # {f.metadata['doc']}" for f in fields(Handler)]
         tables = value.items() if isinstance(value, dict) else [("", value)]
         for name, inner in tables:
-            inside = [*path, entry.name] + ([name] if name else [])
+            inside = [*path, entry.name] + ([_toml_key(name)] if name else [])
             lines += ["", f"[{'.'.join(inside)}]"]
             _dump_table(inner, inside, lines, documented=documented)
+
+
+def _toml_key(name: str) -> str:
+    return name if all(c.isascii() and (c.isalnum() or c in "-_") for c in name) else _toml(name)
 
 
 def _default(entry: Field[Any]) -> Any:

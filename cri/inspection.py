@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 
 from cri.boundary import Boundary, Call
+from cri.clients import clients
 from cri.engine.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -124,11 +125,7 @@ class Inspection:
         thread.start()
 
     def _loop(self, listening: socket.socket, pages: dict[str, Callable[[], str]]) -> None:
-        while not self._over.is_set():
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return  # closed
+        for connection, _ in clients(listening):
             with connection:
                 try:
                     connection.settimeout(TIMEOUT_SECONDS)

@@ -7,10 +7,11 @@ import argparse
 import faulthandler
 import logging
 import os
+import resource
+import select
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, MutableMapping
 from typing import Any, NoReturn
 
@@ -38,6 +39,7 @@ from runtime.linux.quick_dataclasses import replace
 
 log = logging.getLogger(__name__)
 MESSAGE_BYTES = 16 << 20
+DESCRIPTORS = 65536  # one per running container and client; more than a node can have of both
 
 
 class CannotServe(Exception):
@@ -170,7 +172,7 @@ class Daemon:
         """SIGHUP: what can be taken over is; the rest is named."""
         try:
             new, kept = configuration.reloadable(self.config, configuration.load(path))
-        except configuration.BadConfig as e:
+        except (configuration.BadConfig, OSError) as e:
             log.error("not reloaded: %s", e)
             return
         self.systemd.tell("RELOADING=1")
@@ -208,24 +210,38 @@ class Systemd:
                 log.warning("systemd could not be told %s: %s", text, e)
 
 
+def raise_descriptors() -> None:
+    """A shell gives 1024, which 500 pods and their probes would use up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def serve(config: Config, path: str) -> int:
     """Until SIGTERM or SIGINT."""
+    raise_descriptors()
     systemd = Systemd(os.environ)
     daemon = Daemon(config, systemd)
     signals: set[int] = set()
-    woken = threading.Event()
+    # A handler runs in the middle of what this thread does: a lock that it holds there, such as an Event's, it would
+    # wait for here for ever.
+    woken = os.eventfd(0, os.EFD_CLOEXEC)
 
     def note(number: int, _: object) -> None:
         signals.add(number)
-        woken.set()
+        os.eventfd_write(woken, 1)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, note)
     faulthandler.register(signal.SIGUSR1)  # what every thread is doing, into the log
     daemon.start()
+    waiting = select.poll()
+    waiting.register(woken, select.POLLIN)
+    beat_ms = None if systemd.beat_seconds is None else systemd.beat_seconds * 1000
     while True:
-        woken.wait(systemd.beat_seconds)
-        woken.clear()
+        if waiting.poll(beat_ms):
+            os.eventfd_read(woken)
         if daemon.is_well():
             systemd.tell("WATCHDOG=1")
         if signal.SIGHUP in signals:

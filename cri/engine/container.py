@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 from cri.engine import bundle, handlers, patience, runners, validate
 from cri.engine.book import Ended, State, changed
@@ -85,6 +87,14 @@ def update(context: Context, record: ContainerRecord, **changes: object) -> Cont
     return new
 
 
+def note(context: Context, record: ContainerRecord, **changes: object) -> ContainerRecord:
+    """The same for what has happened, or goes down."""
+    new: ContainerRecord = changed(record, **changes)
+    context.bundles.note(new)
+    context.book.put(new)
+    return new
+
+
 def locked(context: Context, identity: str) -> durable.Locked:
     """The container's lock, for threads and processes alike: a flock on its directory."""
     try:
@@ -126,16 +136,23 @@ def _start(context: Context, identity: str, starter: Starter) -> None:
         if pod.phase != PodPhase.READY:
             raise WrongState(f"container {record.id}: its pod is {pod.phase}")
         patience.check()
+        if record.log_path:
+            make_log_folder(record)
         with phase("record"):
             record = update(context, record, phase=ContainerPhase.STARTING)
         let_run(context, record, starter)
 
 
+def make_log_folder(record: ContainerRecord) -> None:
+    try:
+        os.makedirs(os.path.dirname(record.log_path), mode=0o755, exist_ok=True)
+    except OSError as e:
+        raise Failed(f"container {record.id}: no folder for its log: {e}") from e
+
+
 def let_run(context: Context, record: ContainerRecord, starter: Starter) -> None:
     """STARTING -> STARTED with a pid, or an end without a run."""
     request = record.request
-    if record.log_path:
-        os.makedirs(os.path.dirname(record.log_path), mode=0o755, exist_ok=True)
     try:
         with phase("start"):
             started = starter(
@@ -152,16 +169,16 @@ def let_run(context: Context, record: ContainerRecord, starter: Starter) -> None
                     timeout_seconds=patience.at_most(context.config.runtime.start_seconds),
                 )
             )
-    except keep.KeepError as e:
-        if isinstance(e, keep.SpawnerGone):
+    except (keep.KeepError, OSError) as e:
+        if isinstance(e, (keep.SpawnerGone, OSError)):
             # It died between our question and its answer: whatever it had made by then must not run unknown.
             runners.delete(context, record)
         now = time.time_ns()
-        update(context, record, phase=ContainerPhase.STARTED, failure=str(e), failed_at=now)
+        note(context, record, phase=ContainerPhase.STARTED, failure=str(e), failed_at=now)
         context.book.end(record.id, Ended(128, now, detail=str(e)))
         raise Failed(f"container {record.id}: {e}") from e
     with phase("record"):
-        record = update(
+        record = note(
             context,
             record,
             phase=ContainerPhase.STARTED,
@@ -249,10 +266,10 @@ def wait(context: Context, record: ContainerRecord, seconds: float | None) -> bo
     try:
         found = wait_patiently(context, record.id, seconds)
     except keep.KeepError:
-        if alive(record):
-            raise Failed(f"container {record.id}: still runs, and its keeper is gone") from None
-        found = context.keep.exit(record.id)
-        note_end(context, record.id, found)
+        # Nobody who keeps it can be asked now; the process itself tells when it has ended.
+        if not patience.in_slices(seconds, lambda slice_seconds: has_gone(record, slice_seconds)):
+            return False
+        ended(context, record.id)
         return True
     if found is None:
         return False
@@ -261,14 +278,20 @@ def wait(context: Context, record: ContainerRecord, seconds: float | None) -> bo
 
 
 def wait_patiently(context: Context, identity: str, seconds: float | None) -> keep.Exit | None:
-    """In slices, so that a caller that goes away does not leave us waiting for its container for years."""
-    deadline = None if seconds is None else time.monotonic() + seconds
-    while True:
-        left = patience.WAIT_SLICE_SECONDS if deadline is None else deadline - time.monotonic()
-        found = context.keep.wait(identity, max(0.0, min(left, patience.WAIT_SLICE_SECONDS)))
-        if found is not None or (deadline is not None and time.monotonic() >= deadline):
-            return found
-        patience.check()
+    return patience.in_slices(seconds, lambda slice_seconds: context.keep.wait(identity, slice_seconds))
+
+
+def has_gone(record: ContainerRecord, seconds: float) -> bool:
+    """Whether its init ends within that time."""
+    pidfd = processes.open_pidfd(record.pid, record.start_time)
+    if pidfd is None:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    finally:
+        os.close(pidfd)
 
 
 def remove(context: Context, identity: str) -> None:
@@ -278,17 +301,21 @@ def remove(context: Context, identity: str) -> None:
     except NotFound:
         return
     stop(context, record.id, 0)
-    try:
-        held = locked(context, record.id)
-    except NotFound:
-        return
-    with held:
+    with locked_if_there(context, record.id):
         if record.id not in context.book.containers:
             return
-        update(context, context.book.container(record.id), phase=ContainerPhase.REMOVING)
+        note(context, context.book.container(record.id), phase=ContainerPhase.REMOVING)
         take_down(context, record.id)
         context.book.forget_container(record.id)
     context.events.publish(Event(Kind.DELETED, record.id, record.pod_id))
+
+
+def locked_if_there(context: Context, identity: str) -> AbstractContextManager[object]:
+    """Its lock; nothing where somebody has removed its directory: what is left of it goes all the same."""
+    try:
+        return locked(context, identity)
+    except NotFound:
+        return nullcontext()
 
 
 def take_down(context: Context, identity: str) -> None:

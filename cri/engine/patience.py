@@ -16,7 +16,9 @@ from runtime.linux import durable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
+    from typing import Protocol, TypeVar
+
+    Answer = TypeVar("Answer")
 
     class Caller(Protocol):
         """Whoever waits for an answer."""
@@ -63,6 +65,18 @@ def at_most(seconds: float) -> float:
     waiting = caller()
     left = waiting.seconds_left() if waiting is not None else None
     return seconds if left is None else max(0.0, min(seconds, left))
+
+
+def in_slices(seconds: float | None, wait: Callable[[float], Answer]) -> Answer:
+    """Wait again and again until there is an answer or the time is over, so that a caller that goes away does not leave
+    us waiting for years."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        left = WAIT_SLICE_SECONDS if deadline is None else deadline - time.monotonic()
+        answer = wait(max(0.0, min(left, WAIT_SLICE_SECONDS)))
+        if answer or (deadline is not None and time.monotonic() >= deadline):
+            return answer
+        check()
 
 
 def lock(path: str) -> durable.Locked:

@@ -8,6 +8,7 @@ state directory/
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -130,6 +131,20 @@ class Records:
         except FileNotFoundError:
             # Another door, which starts now, took our new directory for one that a crash has left.
             self._write(record.id, text)
+
+    def note(self, record: Any) -> None:
+        """Save what has happened already, or goes down: a full disk must not stop that, because a restart finds it out
+        again from the older record and the facts. Nor is a directory made anew that somebody has removed."""
+        if not os.path.isdir(self.directory(record.id)):
+            return
+        try:
+            self.save(record)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            from logging import getLogger
+
+            getLogger(__name__).warning("%s: %s; going on without", self.path(record.id), error.strerror)
 
     def _write(self, identity: str, text: bytes) -> None:
         try:

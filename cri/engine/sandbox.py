@@ -141,6 +141,13 @@ def update(context: Context, record: PodRecord, **changes: object) -> PodRecord:
     return new
 
 
+def note(context: Context, record: PodRecord, **changes: object) -> None:
+    """The same for what has happened, or goes down."""
+    new: PodRecord = changed(record, **changes)
+    context.pods.note(new)
+    context.book.put(new)
+
+
 def stop(context: Context, identity: str) -> None:
     """End all containers and let go of network and namespaces; a second time is a no-op. The record stays."""
     from cri.engine import container
@@ -149,17 +156,17 @@ def stop(context: Context, identity: str) -> None:
         record = context.book.pod(identity)
     except NotFound:
         return
-    with locked(context, record.id) as there:
-        if not there:
+    with locked(context, record.id) as is_known:
+        if not is_known:
             return
         record = context.book.pod(record.id)
         if record.phase == PodPhase.STOPPED:
             return
-        update(context, record, phase=PodPhase.STOPPING)
+        note(context, record, phase=PodPhase.STOPPING)
         with phase("containers"):
             container.stop_all_of(context, record.id)
         take_down(context, record.id)
-        update(context, context.book.pod(record.id), phase=PodPhase.STOPPED)
+        note(context, context.book.pod(record.id), phase=PodPhase.STOPPED)
     context.events.publish(Event(Kind.STOPPED, record.id, record.id))
 
 
@@ -195,8 +202,8 @@ def remove(context: Context, identity: str) -> None:
         return
     stop(context, record.id)
     container.remove_all_of(context, record.id)
-    with locked(context, record.id) as there:
-        if not there:
+    with locked(context, record.id) as is_known:
+        if not is_known:
             return
         with phase("record"):
             forget(context, record.id)
@@ -204,9 +211,12 @@ def remove(context: Context, identity: str) -> None:
 
 
 class locked:
-    """The pod's lock, for threads and processes alike: a flock on its directory. False when the pod is gone."""
+    """The pod's lock, for threads and processes alike: a flock on its directory. False when the pod is gone. Where only
+    its directory is, because somebody has removed it, there is nothing to lock, and the rest of it goes too."""
 
     def __init__(self, context: Context, identity: str) -> None:
+        self._pods = context.book.pods
+        self._identity = identity
         self._path = context.pods.directory(identity)
         self._held: durable.Locked | None = None
 
@@ -214,8 +224,8 @@ class locked:
         try:
             self._held = patience.lock(self._path)
         except FileNotFoundError:
-            return False
-        return True
+            pass
+        return self._identity in self._pods
 
     def __exit__(self, *_: object) -> None:
         if self._held is not None:

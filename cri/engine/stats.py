@@ -86,13 +86,14 @@ class Stats:
         """Cores in billionths since the last look that was long enough ago."""
         if seen is None or seen.cpu is None:
             return None
+        now = time.monotonic_ns()  # the node's clock may be set back
         with self._lock:
             then, spent, rate = self._last.get(identity, (0, 0, None))
-            if seen.time_ns - then < RATE_NS:
+            if then and now - then < RATE_NS:
                 return rate
-            new = max(0, (seen.cpu.total_ns - spent) * 10**9 // (seen.time_ns - then)) if then else None
+            new = max(0, (seen.cpu.total_ns - spent) * 10**9 // (now - then)) if then else None
             if identity in self._context.book:  # else it has just been forgotten, and nobody would forget it again
-                self._last[identity] = (seen.time_ns, seen.cpu.total_ns, new)
+                self._last[identity] = (now, seen.cpu.total_ns, new)
             return new
 
     def layer(self, identity: str, *, patient: bool = False) -> FsUsage | None:

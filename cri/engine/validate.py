@@ -63,6 +63,8 @@ def container(request: ContainerRequest) -> None:
         no_control("config.log_path", request.log_path)
         if ".." in request.log_path.split("/"):
             raise BadRequest(f"config.log_path: {request.log_path!r} leaves the pod's log directory")
+        if any(len(name.encode()) > 255 for name in request.log_path.split("/")):
+            raise BadRequest("config.log_path: a name in it is longer than 255 bytes")
     if request.working_dir and not request.working_dir.startswith("/"):
         raise BadRequest(f"config.working_dir: {request.working_dir!r} is not absolute")
     for name, value in request.envs:

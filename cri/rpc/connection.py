@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,7 @@ _MOST_HEADER_BYTES = 1 << 16
 _SPARE = 1 << 16  # what frames around a message may add
 _MOST_UNHEARD = 1000
 _FAREWELL_SECONDS = 0.5
+_GREETING_SECONDS = 10.0  # so long may a client take to say that it speaks HTTP/2
 _MOST_FAREWELL_READS = 16
 
 
@@ -90,18 +92,27 @@ class Connection:
         self._writer.send(frames.settings(offered) + more)
 
     def _read(self) -> None:
-        buffer = bytearray()
-        expected = frames.PREFACE
+        buffer = self._preface()
+        del buffer[: self._take(buffer)]
         while chunk := self._socket.recv(_READ_BYTES):
             buffer += chunk
-            if expected:
-                if not expected.startswith(bytes(buffer[: len(expected)])):
-                    raise BadFrame(frames.PROTOCOL_ERROR, "this is not HTTP/2")
-                if len(buffer) < len(expected):
-                    continue
-                del buffer[: len(expected)]
-                expected = b""
             del buffer[: self._take(buffer)]
+
+    def _preface(self) -> bytearray:
+        """What came after it. Who only connects does not keep a thread for ever."""
+        buffer = bytearray()
+        expected, deadline = frames.PREFACE, time.monotonic() + _GREETING_SECONDS
+        while len(buffer) < len(expected):
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            chunk = self._socket.recv(_READ_BYTES)
+            if not chunk:
+                raise ConnectionAbortedError("it said nothing")
+            buffer += chunk
+            if not expected.startswith(bytes(buffer[: len(expected)])):
+                raise BadFrame(frames.PROTOCOL_ERROR, "this is not HTTP/2")
+        self._socket.settimeout(None)
+        del buffer[: len(expected)]
+        return buffer
 
     def _take(self, buffer: bytearray) -> int:
         """Every whole frame that is there; returns how many bytes they were."""

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Mapping
 
+from cri.clients import clients
 from cri.rpc.call import Method, Service
 from cri.rpc.connection import Connection
 from cri.rpc.pool import Pool
 
+log = logging.getLogger(__name__)
 _BACKLOG = 128
+_MOST_CLIENTS = 512  # a thread each; a kubelet has three connections
 
 
 class Server:
@@ -51,17 +55,30 @@ class Server:
         threading.Thread(target=self._accept, args=(self._listener,), name="accept", daemon=True).start()
 
     def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return  # stop() has shut it
-            threading.Thread(target=self._serve, args=(client,), name="client", daemon=True).start()
+        is_full = False
+        for client, _ in clients(listener):
+            was_full, is_full = is_full, not self._begin(client)
+            if is_full and not was_full:
+                log.warning("%d clients at once: no more for now", len(self._connections))
 
-    def _serve(self, client: socket.socket) -> None:
+    def _begin(self, client: socket.socket) -> bool:
+        """False: there is no room for it, and it was sent away."""
         connection = Connection(client, self._service)
         with self._lock:
-            self._connections.add(connection)
+            has_room = len(self._connections) < _MOST_CLIENTS
+            if has_room:
+                self._connections.add(connection)
+        try:
+            if has_room:
+                threading.Thread(target=self._serve, args=(connection,), name="client", daemon=True).start()
+                return True
+        except RuntimeError:  # the kernel gives us no more threads
+            with self._lock:
+                self._connections.discard(connection)
+        client.close()
+        return False
+
+    def _serve(self, connection: Connection) -> None:
         try:
             connection.run()
         finally:

@@ -18,6 +18,8 @@ from cri.rpc.frames import BadFrame, BadStream
 from cri.rpc.status import Code, Failed
 
 log = logging.getLogger(__name__)
+# Whoever answers a client that has stopped taking would else wait for ever, and with it those whom it could serve.
+_PATIENCE_SECONDS = 30
 
 
 class Writer:
@@ -25,6 +27,8 @@ class Writer:
 
     def __init__(self, client: socket.socket) -> None:
         self._socket = client
+        # by the kernel's clock: a timeout of Python's would be the reader's, too
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _PATIENCE_SECONDS, 0))
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)  # a window has grown, or there is nothing to wait for any more
         self._calls: dict[int, Call] = {}
@@ -100,7 +104,7 @@ class Writer:
         """Frames that need no room; a client that went is told by the thread that reads."""
         try:
             with self._lock:
-                self._socket.sendall(data)
+                self._put(data)
         except OSError as gone:
             log.debug("a client went: %s", gone)
 
@@ -113,7 +117,7 @@ class Writer:
             if size > self._window or size > call.window:
                 return False
             self._window -= size
-            self._socket.sendall(answer)
+            self._put(answer)
             return True
 
     def each(self, call: Call, contents: Iterator[bytes]) -> None:
@@ -141,17 +145,27 @@ class Writer:
             with self._room:
                 while (fits := min(len(data), self._window, call.window, frames.FRAME_BYTES)) <= 0:
                     self._still_there(call)
-                    self._room.wait()
+                    if not self._room.wait(_PATIENCE_SECONDS):
+                        raise Failed(Code.RESOURCE_EXHAUSTED, f"the client has read nothing for {_PATIENCE_SECONDS} s")
                 self._still_there(call)
                 self._window -= fits
                 call.window -= fits
-                self._socket.sendall(frames.frame(frames.DATA, 0, call.id, bytes(data[:fits])))
+                self._put(frames.frame(frames.DATA, 0, call.id, bytes(data[:fits])))
             data = data[fits:]
 
     def _send_to(self, call: Call, data: bytes) -> None:
         with self._lock:
             self._still_there(call)
+            self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        """With the lock held. Who has stopped taking is sent away: half a frame may be on its way."""
+        try:
             self._socket.sendall(data)
+        except BlockingIOError:
+            log.warning("a client has taken nothing for %d s and is sent away", _PATIENCE_SECONDS)
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads, which ends all its calls
+            raise
 
     def _is_there(self, call: Call) -> bool:
         return not call.cancelled and self._calls.get(call.id) is call

@@ -10,6 +10,7 @@ import ssl
 import threading
 from time import monotonic
 
+from cri.clients import clients
 from cri.streaming import http, upgrade
 from cri.streaming.backend import AttachRequest, Backend, ExecRequest, PortForwardRequest
 from cri.streaming.link import Link
@@ -120,22 +121,28 @@ class StreamingServer:
         return f"{scheme}://{host}:{self.port}/{action}/{self._tokens.issue(request)}"
 
     def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, peer = listener.accept()
-            except OSError as e:
-                if listener.fileno() < 0 or e.errno == _EINVAL:  # shut down by stop()
-                    return
-                log.warning("accepting a stream connection: %s", e)
-                continue
-            if not self._room.acquire(blocking=False):
-                log.warning("too many stream connections: %s refused", peer[0])
-                connection.close()
-                continue
-            thread = threading.Thread(target=self._serve, args=(connection, peer), name="stream", daemon=True)
-            with self._lock:
-                self._threads.add(thread)
-            thread.start()
+        is_full = False
+        for connection, peer in clients(listener):
+            was_full, is_full = is_full, not self._begin(connection, peer)
+            if is_full and not was_full:
+                log.warning("too many stream connections: %s refused, and who comes until one ends", peer[0])
+
+    def _begin(self, connection: socket.socket, peer: tuple[str, int]) -> bool:
+        """False: there is no room for it, and it was sent away."""
+        has_room = self._room.acquire(blocking=False)
+        thread = threading.Thread(target=self._serve, args=(connection, peer), name="stream", daemon=True)
+        with self._lock:
+            self._threads.add(thread)
+        try:
+            if has_room:
+                thread.start()
+                return True
+        except RuntimeError:  # the kernel gives us no more threads
+            self._room.release()
+        with self._lock:
+            self._threads.discard(thread)
+        connection.close()
+        return False
 
     def _serve(self, connection: socket.socket, peer: tuple[str, int]) -> None:
         try:
@@ -183,9 +190,6 @@ class StreamingServer:
         if asked is None or upgrade.action_of(asked) != parts[1]:
             raise http.Refused(404, "this session is not known: its URL was used before, or has expired")
         return upgrade.Session(agreed, asked, self._backend)
-
-
-_EINVAL = 22
 
 
 def _tls_context(files: TlsFiles) -> ssl.SSLContext:

@@ -140,7 +140,7 @@ class KeptContainer:
             self._drain(stream)
         self.log.close()
         result = self._result(status)
-        places.write_json(places.exit_file(self.state_dir, self.id), result)
+        places.write_exit(self.state_dir, self.id, result)
         for waiter in self.waiters:
             waiter.send(result)
         self.waiters.clear()

@@ -13,6 +13,7 @@ state directory/
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -75,6 +76,25 @@ def read_json(path: str) -> dict[str, Any] | None:
 def write_json(path: str, value: dict[str, Any], mode: int = 0o600) -> None:
     """Replace the file atomically. Not flushed to a disk: the state directory does not survive a boot anyway."""
     durable.replace(path, json.dumps(value).encode() + b"\n", mode, durable=False)
+
+
+def write_exit(state_dir: str, identity: str, result: dict[str, Any]) -> None:
+    """How it ended, once and for all. On a full disk it is added to `kept`, in the block that this file has already;
+    then both names are of one file. What nobody else has seen must not be lost for want of a few bytes."""
+    path = exit_file(state_dir, identity)
+    try:
+        write_json(path, result)
+    except OSError as error:
+        kept = kept_file(state_dir, identity)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or (record := read_json(kept)) is None:
+            raise
+        text = json.dumps({**record, **result}).encode()
+        fd = os.open(kept, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, text, 0)
+        finally:
+            os.close(fd)
+        os.link(kept, path)
 
 
 def remove_container(state_dir: str, identity: str) -> None:

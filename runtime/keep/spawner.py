@@ -63,6 +63,7 @@ class Spawner:
         self.state_dir = state_dir
         self.loop = Loop()
         self._listener: socket.socket | None = wire.listen(places.spawner_socket(state_dir))
+        self._own_name = self._name()
         self._keepers: dict[str, _KeeperProcess] = {}
         self._kept: dict[str, _Kept] = {}
         self._by_pid: dict[int, _Kept] = {}
@@ -242,7 +243,7 @@ class Spawner:
         self._leave_if_idle()
         return None
 
-    def _yield(self, _: wire.Connection, _message: dict[str, Any]) -> dict[str, Any]:
+    def _yield(self, _: wire.Connection | None, _message: dict[str, Any]) -> dict[str, Any]:
         """A spawner of another release takes over; we stay for our keepers."""
         self._stop_listening(remove=False)
         self._leaving = True
@@ -258,6 +259,19 @@ class Spawner:
             self._listener = None
             if remove:
                 os.unlink(places.spawner_socket(self.state_dir))
+
+    def _leave_if_unknown(self) -> None:
+        """Somebody has removed the state directory: nobody finds us, and whom we kept for has another spawner."""
+        if not self._kept and not self._leaving and self._name() != self._own_name:
+            self._yield(None, {})
+
+    def _name(self) -> tuple[int, int] | None:
+        """What is at the place of our socket."""
+        try:
+            found = os.stat(places.spawner_socket(self.state_dir))
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _leave_if_idle(self) -> None:
         if self._leaving and not self._keepers and (self._forced or not self._execs):
@@ -331,6 +345,7 @@ class Spawner:
         self._by_pid.pop(kept.pid, None)
         kept.keeper.containers.pop(kept.id, None)
         self._retire_if_spare(kept.keeper)
+        self._leave_if_unknown()
 
     def _retire_if_spare(self, process: _KeeperProcess) -> None:
         """An empty keeper stays while it is the only one with room: the next start needs one."""

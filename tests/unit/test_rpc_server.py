@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import socket
 import stat
 import threading
@@ -16,7 +18,7 @@ from typing import Any
 import grpc
 import pytest
 
-from cri.rpc import frames
+from cri.rpc import connection, frames, server, writer
 from cri.rpc.call import Method
 from cri.rpc.hpack import literal
 from cri.rpc.server import Server
@@ -256,3 +258,87 @@ def test_a_request_may_come_byte_by_byte(rig: Rig) -> None:
     assert frames.opening(1) in said
     assert frames.message(1, b"hello") in said
     assert frames.closing(1) in said
+
+
+def _opened(rig: Rig, *data: bytes) -> socket.socket:
+    """A client of few words."""
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(10)
+    client.connect(str(rig.path))
+    client.sendall(b"".join(data))
+    return client
+
+
+def _asking(stream: int, method: str, message: bytes) -> bytes:
+    said = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", f"/t.S/{method}".encode())]
+    block = b"".join(literal(*each) for each in [*said, (b"content-type", b"application/grpc")])
+    body = len(message).to_bytes(5, "big") + message
+    return frames.frame(frames.HEADERS, frames.END_HEADERS, stream, block) + frames.frame(
+        frames.DATA, frames.END_STREAM, stream, body
+    )
+
+
+def test_who_says_nothing_does_not_keep_a_thread(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_GREETING_SECONDS", 0.3)
+    with _opened(rig) as silent, _opened(rig, frames.PREFACE[:5]) as slow:
+        for client in (silent, slow):
+            while client.recv(65536):
+                pass
+    assert rig.ask("echo", b"others") == b"others"
+
+
+def test_who_stops_reading_is_sent_away_and_holds_up_nobody(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows as wide as they can be, and then no recv(2): only the socket itself is full."""
+    monkeypatch.setattr(writer, "_PATIENCE_SECONDS", 1)
+    wide = frames.settings({frames.INITIAL_WINDOW_SIZE: frames.LARGEST_WINDOW})
+    wide += frames.window_update(0, frames.LARGEST_WINDOW - frames.DEFAULT_WINDOW)
+    calls = [_asking(2 * n + 1, "grow", b"3000000") for n in range(20)]
+    with _opened(rig, frames.PREFACE, wide, *calls):
+        deadline = time.monotonic() + 20
+        while rig.server._connections and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert rig.server._connections == set()
+    assert rig.ask("echo", b"others") == b"others"
+
+
+def test_who_opens_no_window_is_told_that_the_answer_ends(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_PATIENCE_SECONDS", 1)
+    with _opened(rig, frames.PREFACE, _asking(1, "count", b"100000")) as client:
+        said = b""
+        while b"grpc-message" not in said:
+            said += client.recv(65536)
+    assert b"read nothing" in said
+
+
+def test_too_many_clients_are_sent_away_and_the_next_one_is_served(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_MOST_CLIENTS", 5)
+    held = [_opened(rig) for _ in range(20)]
+    with contextlib.suppress(ConnectionResetError):
+        assert held[-1].recv(100) == b""
+    for client in held:
+        client.close()
+    assert rig.ask("echo", b"others") == b"others"
+
+
+def test_clients_wait_where_there_is_no_descriptor_for_them(rig: Rig) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    rig.ask("echo", b"before")
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    fillers: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+        with contextlib.suppress(OSError):
+            while True:
+                fillers.append(os.dup(0))
+        for client in clients:
+            client.connect(str(rig.path))
+        time.sleep(0.3)  # accept(2) has failed by then
+    finally:
+        for filler in fillers:
+            os.close(filler)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for client in clients:
+        client.sendall(frames.PREFACE)
+        client.settimeout(10)
+        assert client.recv(100)
+        client.close()
