@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import os
 
 from runtime.linux import durable, json_text
@@ -34,7 +34,7 @@ class Cached:
         answer: dict[str, Any] = {
             "kind": _KIND,
             "containerId": self.container_id,
-            "config": base64.b64encode(self.config).decode(),
+            "config": binascii.b2a_base64(self.config, newline=False).decode(),
             "ifName": self.ifname,
             "networkName": self.network,
         }
@@ -102,7 +102,7 @@ def _read(path: str) -> Cached | None:
             container_id=raw["containerId"],
             ifname=raw["ifName"],
             netns=raw.get("netns", ""),
-            config=base64.b64decode(raw["config"]),
+            config=binascii.a2b_base64(raw["config"]),
             args=tuple((key, value) for key, value in raw.get("cniArgs") or ()),
             capability_args=raw.get("capabilityArgs"),
             result=raw["result"],

@@ -27,8 +27,7 @@ def lines_of(pod: look.SeenPod, neighbours: list[look.SeenPod], gateway: str) ->
 
 def write(places: Places, pod_id: str) -> None:
     """Write the file of a new pod, and tell its neighbours of it."""
-    pods = look.pods(places)
-    pod = next((pod for pod in pods if pod.id == pod_id), None)
+    pod = look.pod_of_id(places, pod_id)
     if pod is None:
         return
     network = pod.notes.get(notes.NETWORK, "")

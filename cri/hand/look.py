@@ -177,10 +177,10 @@ class Seen:
         return False
 
 
-def read(path: str) -> dict[str, Any] | None:
-    """A JSON object; None when there is no such file, or not a whole one."""
+def read(path: str, *, holding: str = "") -> dict[str, Any] | None:
+    """A JSON object; None when there is no such file, or not a whole one, or not this word in it."""
     data = durable.read(path)
-    if data is None:
+    if data is None or holding.encode() not in data:
         return None
     try:
         found: dict[str, Any] = json_text.loads(data)
@@ -198,14 +198,15 @@ def is_alive(pid: int, started: int) -> bool:
     return int(fields[19]) == started and fields[0] not in (b"Z", b"X")
 
 
-def _records(folder: str, file: str) -> list[dict[str, Any]]:
+def _records(folder: str, file: str, *, holding: str = "") -> list[dict[str, Any]]:
+    """All of a folder; of those without the word in them nothing is parsed."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
     except PermissionError:
         raise HandError(f"{folder} belongs to root", hint="sudo ketch ...") from None
-    found = [read(f"{folder}/{name}/{file}") for name in names]
+    found = [read(f"{folder}/{name}/{file}", holding=holding) for name in names]
     return [record for record in found if record is not None and "request" in record]
 
 
@@ -233,10 +234,51 @@ def containers(places: Places, *, all_owners: bool = False) -> list[Seen]:
     return sorted(found, key=lambda container: -container.created_at)
 
 
+def members(places: Places, pod_id: str) -> list[Seen]:
+    """The containers of one pod, whoever owns it."""
+    pod = pod_of_id(places, pod_id)
+    return [
+        Seen(places, record, pod)
+        for record in _records(f"{places.state}/bundles", "container.json", holding=pod_id)
+        if record["pod_id"] == pod_id and record.get("phase", "making") not in ("making", "removing")
+    ]
+
+
+def pod_of_id(places: Places, identity: str) -> SeenPod | None:
+    """A pod that is whole, by its id; no other record is read."""
+    record = read(f"{places.state}/pods/{identity}/pod.json")
+    return SeenPod(record) if record is not None and record.get("phase", "making") != "making" else None
+
+
+def container_of_id(places: Places, identity: str) -> Seen | None:
+    """A container that is whole, by its id; no record of others is read."""
+    record = read(f"{places.state}/bundles/{identity}/container.json")
+    if record is None or record.get("phase", "making") in ("making", "removing"):
+        return None
+    return Seen(places, record, pod_of_id(places, str(record["pod_id"])))
+
+
 def container(places: Places, word: str, *, all_owners: bool = True) -> Seen:
     """By name, id or an unambiguous beginning of an id. Raises HandError with a suggestion."""
+    known = _known_as(places, word)
+    if known is not None:
+        return known
     found: Seen = pick(containers(places, all_owners=all_owners), word, "container")
     return found
+
+
+def _known_as(places: Places, word: str) -> Seen | None:
+    """One of ours by its whole name or id, without a look at any other."""
+    from cri.hand import names  # it looks here for who is there
+
+    if not word or "/" in word:
+        return None
+    try:
+        known = container_of_id(places, names.holder_of(places, word) or word)
+    except PermissionError:
+        return None  # who looks at all of them will say so
+    ours = known is not None and known.owner == notes.OWNER and word in (known.name, known.id)
+    return known if ours else None
 
 
 def pod(places: Places, word: str, *, all_owners: bool = True) -> SeenPod:

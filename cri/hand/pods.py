@@ -253,8 +253,7 @@ def _start(room: Room, plan: PodPlan, identity: str) -> None:
 
 def members(places: Places, pod: look.SeenPod) -> list[look.Seen]:
     """Its containers in the order of their making."""
-    found = [c for c in look.containers(places, all_owners=True) if c.record["pod_id"] == pod.id]
-    return sorted(found, key=lambda container: container.created_at)
+    return sorted(look.members(places, pod.id), key=lambda container: container.created_at)
 
 
 def status_of(found: list[look.Seen], pod: look.SeenPod) -> str:

@@ -132,7 +132,7 @@ def release_network(room: Room, identity: str) -> None:
     if pod is None or not pod.is_for_one or not pod.ips:
         return
     room.load(seen)
-    if any(c.state() == "running" for c in look.containers(room.places) if c.record["pod_id"] == pod.id):
+    if any(member.state() == "running" for member in look.members(room.places, pod.id)):
         return
     with sandbox.locked(room.context, pod.id) as there:
         if there:

@@ -92,8 +92,8 @@ class Room:
             raise HandError(f"pod {pod_id[:12]} was removed just now")
         book.pods[record.id] = record
         book.members.setdefault(record.id, set())
-        for found in look.containers(self.places, all_owners=True):
-            if found.record["pod_id"] == pod_id and (loaded := self.context.bundles.load(found.id)) is not None:
+        for found in look.members(self.places, pod_id):
+            if (loaded := self.context.bundles.load(found.id)) is not None:
                 book.load_container(loaded)
                 self._note_end(found)
         pod: PodRecord = record
@@ -167,10 +167,8 @@ _NEXT = {
 
 
 def _load_what_is_next(asked: str) -> None:
-    from importlib import import_module
-
     for module in _NEXT[asked]:
-        import_module(module)
+        __import__(module)
 
 
 def open_store(config: Config) -> ImageStore:

@@ -9,12 +9,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cri import config
+from cri import config, plain_toml
 
 
 def test_the_documented_default_reads_back_as_the_default() -> None:
     text = config.dump(config.Config(), documented=True)
     assert config.parse(tomllib.loads(text), "default") == config.Config()
+
+
+PLAIN = [
+    config.dump(config.Config(), documented=True),
+    config.dump(config.parse({"runtime": {"handlers": {"runc": {"command": ["runc", "--debug"]}}}}, "x")),
+    '\n# said\n[paths]\r\n  state="/run/x"\nroot =  "a # b = [c]"\n[runtime]\npids_limit = 0\nstart_seconds = 1.50\n',
+]
+NOT_PLAIN = [
+    'a = "\\u0041"', "a = 'x'", 'a = """x"""', "a = 1_000", "a = 0x10", "a = -1", "a = 1e3", "a = 2020-01-01", "a = 01",
+    "a.b = 1", '"a" = 1', "a = 1 # why", "[[a]]", "a = [1]", 'a = ["x,y"]', "a = {b = 1}", "a = [\n]", "a =", "= 1",
+    "a = 1\na = 2", "[a]\n[a]", "a = 1\n[a]", "[a]\nb = 1\n[a.b]", "[a", "a = inf", "a = true1", 'a = "x', "a = .5",
+    "a = 5.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_a_plain_file_is_read_as_tomllib_reads_it(text: str) -> None:
+    assert plain_toml.read(text) == tomllib.loads(text)
+
+
+@pytest.mark.parametrize("text", NOT_PLAIN)
+def test_what_is_not_plain_is_left_to_tomllib(text: str) -> None:
+    with pytest.raises(plain_toml.NotPlain):
+        plain_toml.read(text)
 
 
 def test_a_handler_survives_the_round_trip() -> None:
