@@ -96,7 +96,7 @@ class Route:
         answer: dict[str, Any] = {"dst": str(self.destination)}
         if self.gateway:
             answer["gw"] = self.gateway
-        if versions.at_least(version, "1.1.0"):
+        if versions.at_least(version, "0.3.0"):  # 1.1.0 has named them, and the reference says them in all of its own
             extras = ((key, getattr(self, key)) for key in _ROUTE_EXTRAS)
             answer.update({key: value for key, value in extras if value is not None})
         return answer

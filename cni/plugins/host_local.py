@@ -18,7 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_PLACEHOLDERS = ("usePodCidr", "usePodCIDR", "usePodCidrIPv6")
+_PLACEHOLDER = "usePodC"  # what all of them begin with
+_PLACEHOLDERS = (f"{_PLACEHOLDER}idr", f"{_PLACEHOLDER}IDR", f"{_PLACEHOLDER}idrIPv6")
 
 
 class Config:
@@ -277,7 +278,7 @@ def _names_ranges(ipam: Fields) -> bool:
 
 def _without_placeholders(ipam: Fields, call: Call) -> Fields:
     """The section with usePodCidr replaced by this node's pod CIDRs."""
-    if not _has_placeholder(ipam.raw):
+    if _PLACEHOLDER not in str(ipam.raw):
         return ipam
     from ..ipam import pod_cidrs
 
@@ -285,14 +286,6 @@ def _without_placeholders(ipam: Fields, call: Call) -> Fields:
     cidrs = pod_cidrs.read(path, dict(call.environ))
     filled = {key: _filled(key, value, cidrs) for key, value in ipam.raw.items()}
     return Fields(filled, ipam.where)
-
-
-def _has_placeholder(value: object) -> bool:
-    if isinstance(value, dict):
-        return any(_has_placeholder(item) for item in value.values())
-    if isinstance(value, list):
-        return any(_has_placeholder(item) for item in value)
-    return value in _PLACEHOLDERS
 
 
 def _filled(key: str, value: "Any", cidrs: list[Prefix]) -> "Any":

@@ -84,7 +84,11 @@ class InsideSide(Step):
                     m.add_route(to_gateway, ip.gateway).tolerating(17),
                     m.add_route(by_gateway, str(subnet)).tolerating(17),
                 ]
-        requests += [interface.route_request(route, link.index) for route in self.routes]
+        own = {None, *(ip.gateway for ip in self.ips)}
+        # Another neighbour of the subnet as a gateway: no route of ours says that it is on this link.
+        requests += [
+            interface.route_request(route, link.index, onlink=route.gateway not in own) for route in self.routes
+        ]
         inside.netlink.transact(*requests)
 
 

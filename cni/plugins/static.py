@@ -61,6 +61,7 @@ def explain(call: Call) -> list[str]:
 
 def _addresses(call: Call) -> list[IP]:
     """runtimeConfig.ips before args.cni.ips before the configuration's own, to which CNI_ARGS adds."""
+    added = _of_environment(call)  # judged even where it does not count
     for where, words in (
         ("runtimeConfig.ips", call.runtime_config().texts("ips")),
         ("args.cni.ips", call.cni_args().texts("ips")),
@@ -71,13 +72,17 @@ def _addresses(call: Call) -> list[IP]:
         IP(_prefix(item.at("address"), item.text("address")), _gateway(item.at("gateway"), item.text("gateway")))
         for item in call.fields.object("ipam").objects("addresses")
     ]
-    added = [IP(_prefix("CNI_ARGS: IP", word.strip())) for word in _words(call, "IP")]
+    return ips + added
+
+
+def _of_environment(call: Call) -> list[IP]:
+    ips = [IP(_prefix("CNI_ARGS: IP", word.strip())) for word in _words(call, "IP")]
     for word in _words(call, "GATEWAY"):
         gateway = _gateway("CNI_ARGS: GATEWAY", word.strip())
-        for ip in added:
+        for ip in ips:
             if gateway and ip.prefix.contains(*parse_ip(gateway)):
                 ip.gateway = gateway
-    return ips + added
+    return ips
 
 
 def _words(call: Call, key: str) -> list[str]:

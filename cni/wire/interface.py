@@ -9,7 +9,7 @@ from runtime.linux.netlink import write_sysctl
 from runtime.linux.netlink_objects import Link
 from runtime.linux.steps import Step
 
-from ..addresses import parse_prefix
+from ..addresses import BITS, Prefix, parse_prefix
 from ..errors import CONFLICT, MISMATCH, CniError
 from ..results import IP, Result, Route
 from .wiring import Wiring
@@ -93,23 +93,25 @@ def refuse_existing(inside: "Netlink", ifname: str, sandbox: str) -> None:
         raise CniError(CONFLICT, f"interface {ifname} in {sandbox} exists already", "DEL this attachment first")
 
 
-def route_request(route: Route, link: int, *, table: int | None = None) -> m.Request:
-    body = route_body(route, link, table=table)
+def route_request(route: Route, link: int, *, onlink: bool = False) -> m.Request:
+    """With onlink, its gateway is on the link whatever other routes say."""
+    body = route_body(route, link, onlink=onlink)
     # A second route to the same destination is a second path; the very same one again is nothing new.
     return m.add_route(body, described(route), append=True).tolerating(errno.EEXIST)
 
 
-def route_body(route: Route, link: int, *, table: int | None = None) -> bytes:
+def route_body(route: Route, link: int, *, onlink: bool = False) -> bytes:
     return m.route_body(
         route.destination.network.ip,
         route.destination.length,
         link=link,
         gateway=route.gateway,
         priority=route.priority,
-        table=table or route.table or m.RT_TABLE_MAIN,
+        table=route.table or m.RT_TABLE_MAIN,
         scope=route.scope,
         mtu=route.mtu,
         advmss=route.advmss,
+        onlink=onlink,
     )
 
 
@@ -151,31 +153,42 @@ def check_interface(inside: "Netlink", ifname: str, sandbox: str, result: Result
     wanted = result.interfaces[number]
     if wanted.mac and wanted.mac.lower() != link.mac:
         raise CniError(MISMATCH, f"interface {ifname} in {sandbox} has MAC {link.mac}, not {wanted.mac}")
-    check_addresses(inside, link, result.container_ips(ifname))
-    check_routes(inside, link, result)
+    _check_addresses(inside, link, result.container_ips(ifname))
+    _check_routes(inside, link, result)
     return link
 
 
-def check_addresses(inside: "Netlink", link: Link, ips: list[IP]) -> None:
+def _check_addresses(inside: "Netlink", link: Link, ips: list[IP]) -> None:
     have = {parse_prefix(address.text) for address in inside.addresses(link.index)}
     for ip in ips:
         if ip.prefix not in have:
             raise CniError(MISMATCH, f"address {ip.prefix} is not on {link.name}")
 
 
-def check_routes(inside: "Netlink", link: Link, result: Result) -> None:
-    """Routes of the result exist; others may too, later plugins add some."""
-    have: dict[int, set[tuple[str, str | None]]] = {}
-    for route in with_gateways(result.routes, result.container_ips(link.name)):
-        table = route.table or m.RT_TABLE_MAIN
-        family = route.destination.family
-        key = family << 32 | table
-        if key not in have:
-            listed = inside.routes(family, table)
-            have[key] = {(str(parse_prefix(r.destination)), gateway) for r in listed for gateway in r.gateways}
-        gateways = {gateway for destination, gateway in have[key] if destination == str(route.destination.network)}
+def _check_routes(inside: "Netlink", link: Link, result: Result) -> None:
+    """Routes of the result and to its subnets exist: in whichever table, for sbr moves them; others may exist, too."""
+    ips = result.container_ips(link.name)
+    subnets = [Route(ip.prefix.network) for ip in ips if ip.prefix.length < BITS[ip.prefix.family]]
+    wanted = [*with_gateways(result.routes, ips), *subnets]
+    have = {family: _ways(inside, family) for family in {route.destination.family for route in wanted}}
+    for route in wanted:
+        gateways = {
+            gateway
+            for table, destination, gateway in have[route.destination.family]
+            if destination == route.destination.network and (route.table or table) == table
+        }
         if not gateways or (route.gateway and _plain(route.gateway) not in gateways):
             raise CniError(MISMATCH, f"route {described(route)} is not there any more")
+
+
+def _ways(inside: "Netlink", family: int) -> "list[tuple[int, Prefix, str | None]]":
+    """Table, destination and gateway of all routes but the kernel's own to local addresses."""
+    return [
+        (route.table, parse_prefix(route.destination), gateway)
+        for route in inside.routes(family)
+        if route.table != m.RT_TABLE_LOCAL
+        for gateway in route.gateways
+    ]
 
 
 def _plain(address: str) -> str:

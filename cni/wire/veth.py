@@ -45,8 +45,8 @@ class CreateVeth(Step):
     def apply(self, context: Wiring) -> None:
         master = context.links[self.master].index if self.master else None
         fd = context.inside.netns.fd
-        peer = m.link_attributes(name=self.ifname, mac=self.inside_mac, mtu=self.mtu, netns_fd=fd)
-        own = m.link_attributes(mac=self.host_mac, mtu=self.mtu, master=master)
+        peer = m.link_attributes(name=self.ifname, mac=self.inside_mac, mtu=self.mtu, netns_fd=fd) + m.ONE_QUEUE
+        own = m.link_attributes(mac=self.host_mac, mtu=self.mtu, master=master) + m.ONE_QUEUE
         try:
             context.host.transact(m.new_link(self.host_name, "veth", own, m.veth_peer(peer), up=True))
         except KernelError as error:

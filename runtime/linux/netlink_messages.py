@@ -25,6 +25,7 @@ IFF_UP, IFF_LOOPBACK, IFF_NOARP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x8, 0x80, 0x1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_PROTINFO = 1, 3, 4, 5, 10, 12
 IFLA_TXQLEN, IFLA_OPERSTATE, IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC = 13, 16, 18, 20, 26
 IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_PROMISCUITY, IFLA_LINK_NETNSID = 28, 29, 30, 37
+IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 31, 32
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 VETH_INFO_PEER = 1
 IFLA_INET_CONF, IPV4_DEVCONF_ARP_NOTIFY = 1, 22  # linux/if_link.h, linux/ip.h
@@ -171,6 +172,11 @@ def veth_peer(attributes: bytes) -> bytes:
     It cannot be born up: veth_open() refuses with ENOTCONN while the two ends do not know each other yet.
     """
     return nested(VETH_INFO_PEER, _IFINFO.pack(0, 0, 0, 0, 0), attributes)
+
+
+# For both ends of a veth. It is born with a queue per processor and then told to use one, which waits for an RCU grace
+# period for each end (netif_set_real_num_tx_queues in veth_init_queues); born with one, it waits for none.
+ONE_QUEUE = u32(IFLA_NUM_TX_QUEUES, 1) + u32(IFLA_NUM_RX_QUEUES, 1)
 
 
 def set_link(index: int, attributes: bytes = b"", *, flags: int = 0, change: int = 0) -> Request:

@@ -17,9 +17,9 @@ OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dor
 def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     """The attributes from offset to the end; of several of one kind the last."""
     found = {}
-    end = len(data)
-    while offset + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+    unpack, end = _ATTRIBUTE.unpack_from, len(data) - 4  # a link has forty of them, and an ADD looks at five links
+    while offset <= end:
+        length, kind = unpack(data, offset)
         if length < 4:
             break
         found[kind & 0x3FFF] = data[offset + 4 : offset + length]

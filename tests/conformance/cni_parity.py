@@ -27,6 +27,17 @@ _SIDE = 'mount -t tmpfs none /run && mount -t tmpfs none /var/lib && ip link set
 
 
 _UNSPECIFIC = (100, 999)
+# What chance meets again and again; in the other cases each is listed by name (cni-parity.expected).
+_EXPLAINED = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r'^\[\d+\]: null, theirs \{"failed": "DEL"',  # theirs refuses to DEL what it refuses to ADD
+        r"\.host\[\d\]\.addresses\[\d\]\[4\]: false, theirs true$",  # theirs checks gateways for duplicates
+        r"\.host\[\d\]\.hairpin: true, theirs false$",  # so that a pod reaches its own hostPort
+        r"\.host\[\d\]\.isolated: true, theirs false$",  # what stays on the bridge meets no forward chain
+        r'^\[\d+\]: \{"failed": "CHECK", "code": 101\}, theirs null$',  # ours sees more
+    )
+)
 
 
 def main(words: list[str]) -> int:
@@ -45,6 +56,8 @@ def main(words: list[str]) -> int:
     results = []
     for name, ours in sides[0].items():
         differences = list(compare(ours, sides[1][name]))
+        if name.startswith("generated"):
+            differences = [words for words in differences if not any(pattern.search(words) for pattern in _EXPLAINED)]
         if wanted.show and differences:
             print(f"--- {name}\nours:   {json.dumps(ours)}\ntheirs: {json.dumps(sides[1][name])}")
         results.append(Result(name, "failed" if differences else "passed", said="; ".join(differences)))
@@ -148,8 +161,8 @@ def _judged(step: dict[str, Any], status: int, answer: Any) -> Any:
 def _reserved() -> dict[str, str]:
     """host-local's files, those that others read."""
     places = (Path("/var/lib/cni/networks"), Path("/run/parity/data"))
-    files = [path for place in places for path in place.glob("*/*") if path.is_file() and path.name != "lock"]
-    return {str(path): path.read_text() for path in files}
+    files = [path for place in places for path in place.glob("*/*") if path.is_file()]
+    return {str(path): path.read_text() for path in files if re.fullmatch("[0-9a-f.:]+", path.name)}
 
 
 def _kernel() -> dict[str, Any]:
@@ -210,7 +223,7 @@ def _routes(*where: str) -> list[Any]:
 def _shaping() -> list[Any]:
     said = subprocess.run(["tc", "-j", "qdisc"], capture_output=True, text=True, check=False).stdout
     found = [each for each in json.loads(said or "[]") if each["kind"] not in ("noqueue", "fq_codel", "pfifo_fast")]
-    return [[each["kind"], each["dev"], each.get("options")] for each in found]
+    return [[each["kind"], each["dev"], each.get("options", {}).get("rate")] for each in found]
 
 
 def _forwarding() -> list[str]:

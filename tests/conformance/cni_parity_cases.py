@@ -124,7 +124,9 @@ def _bridge() -> Iterator[Case]:
     extras = {"dst": "10.9.0.0/16", "mtu": 1400, "advmss": 1300, "priority": 77, "table": 300, "scope": 0}
     for key in ("mtu", "advmss", "priority", "table", "scope"):
         route = {"dst": "10.9.0.0/16", key: extras[key]}
-        yield f"a route's {key}", round_trip("bridge", bridge("1.1.0", isGateway=True, ipam=ipam(routes=[route])))
+        for version in ("1.1.0", "0.3.1"):
+            conf = bridge(version, isGateway=True, ipam=ipam(routes=[route]))
+            yield f"a route's {key} in {version}", round_trip("bridge", conf)
     yield "two paths", round_trip("bridge", bridge("1.1.0", isGateway=True, ipam=ipam(routes=[
         {"dst": "10.9.0.0/16", "gw": "10.1.2.7"}, {"dst": "10.9.0.0/16", "gw": "10.1.2.8"}])))  # fmt: skip
     yield "MAC by CNI_ARGS", round_trip("bridge", bridge(), args="MAC=c2:11:22:33:44:77")
@@ -141,6 +143,7 @@ def _bridge() -> Iterator[Case]:
         ("its link", "ip -n pod link del eth0"),
         ("the bridge", "ip link del br0"),
         ("its route", "ip -n pod route del 10.9.0.0/16"),
+        ("its subnet's route", "ip -n pod route del 10.1.2.0/24"),
         ("its port", "ip -o link show master br0 | cut -d: -f2 | cut -d@ -f1 | xargs -I% ip link set % nomaster"),
     ):
         conf = bridge("1.1.0", isGateway=True, ipam=ipam(routes=[{"dst": "10.9.0.0/16"}]))
@@ -206,7 +209,7 @@ def _host_local() -> Iterator[Case]:
         "dataDir": {"subnet": "10.1.0.0/24", "dataDir": "/run/parity/data"},
     }  # fmt: skip
     resolv = (
-        "printf 'nameserver 1.1.1.1\\ndomain x.y\\nsearch a b\\nsearch c\\noptions ndots:5 rotate\\n# no\\nbad\\n'"
+        "printf 'nameserver 1.1.1.1 more\\ndomain x.y\\nsearch a b\\nsearch c\\noptions ndots:5 rotate\\n# no\\nbad\\n'"
         " > /run/parity/resolv.conf"
     )
     for name, section in good.items():
@@ -362,6 +365,8 @@ def _links() -> Iterator[Case]:
         yield f"ptp in {version}", round_trip("ptp", conf_of("ptp", version, ipam=ipam(routes=[{"dst": "0.0.0.0/0"}])))
     both = ipam("10.1.2.0/24", "fd00:1::/64", routes=[{"dst": "0.0.0.0/0"}, {"dst": "::/0"}])
     yield "ptp of both families", round_trip("ptp", conf_of("ptp", mtu=1400, ipam=both))
+    by_neighbour = ipam(routes=[{"dst": "10.8.0.0/16", "gw": "10.1.2.9"}])
+    yield "ptp with a route by a neighbour", round_trip("ptp", conf_of("ptp", ipam=by_neighbour))
     yield "ptp with masquerade", round_trip("ptp", conf_of("ptp", ipMasq=True, ipMasqBackend="nftables", ipam=ipam()))
     yield "ptp without ipam", [step("ptp", "ADD", conf_of("ptp"))]
     for mode in ("bridge", "private", "vepa", "passthru"):

@@ -159,7 +159,7 @@ def _tuning(chance: random.Random) -> list[Any]:
 
 
 def _bandwidth(chance: random.Random) -> list[Any]:
-    rates, bursts = [8000, 8_000_000, 10_000_000_000, 1], [80_000, 800_000, 8_000_000_000, 1 << 36]
+    rates, bursts = [8000, 8_000_000, 10_000_000_000], [80_000, 800_000, 8_000_000_000, 1 << 36]
     options = _some(chance, {
         "ingressRate": rates, "ingressBurst": bursts, "egressRate": rates, "egressBurst": bursts,
     }, 0.8)  # fmt: skip

@@ -73,8 +73,9 @@ def messages(bridge: str, step: str = _STEP) -> Work:
 
 
 def _attach(host: Netlink, inside: Netlink, nft: Nft, bridge: str, netns: int) -> None:
-    peer = m.veth_peer(m.link_attributes(name="eth0", netns_fd=netns))
-    host.transact(m.new_link("floor0", "veth", m.link_attributes(master=host.link(bridge).index), peer, up=True))
+    peer = m.veth_peer(m.link_attributes(name="eth0", netns_fd=netns) + m.ONE_QUEUE)
+    own = m.link_attributes(master=host.link(bridge).index) + m.ONE_QUEUE
+    host.transact(m.new_link("floor0", "veth", own, peer, up=True))
     index = inside.link("eth0").index
     route = m.route_body("0.0.0.0", 0, link=index, gateway="10.98.0.1")
     inside.transact(

@@ -54,6 +54,14 @@ def test_the_name_of_a_pods_link_follows_from_the_attachment(host: World) -> Non
     assert len(names[0]) == len("pod") + 8
 
 
+def test_a_pods_pair_is_born_with_the_one_queue_that_it_uses(host: World) -> None:
+    """Given more, the kernel takes them away again, and an ADD waits for two RCU grace periods."""
+    result = call("bridge", "ADD", bridge(), "c", host.netns("pod"))
+    for where in (("-n", "pod", "-d", "link", "show", "eth0"), ("-d", "link", "show", _host_end(result))):
+        link = ip(*where)[0]
+        assert (link["num_tx_queues"], link["num_rx_queues"]) == (1, 1)
+
+
 def test_an_address_has_the_same_mac_again_if_that_is_wished(host: World) -> None:
     result = call("bridge", "ADD", bridge(macFromAddress=True), "c", host.netns("pod"))
     assert ip("-n", "pod", "link", "show", "eth0")[0]["address"] == "02:42:0a:0b:00:02"

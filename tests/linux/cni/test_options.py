@@ -226,6 +226,7 @@ def test_a_pod_with_two_interfaces_answers_by_the_one_that_was_asked(host: World
     conf = _after("sbr", result, gateways=["10.12.0.99"], addSourceHints=True, name="two")
     call("sbr", "ADD", conf, "pod", pod, "net1")
     assert ask() == "it|10.99.0.1"
+    call("bridge", "CHECK", {**second, "prevResult": result}, "pod", pod, "net1")  # its routes are in another table now
     (default,) = ip("-n", "pod", "route", "show", "default", "table", "100")
     assert (default["gateway"], default["prefsrc"]) == ("10.12.0.99", address_of(result))
     call("sbr", "DEL", conf, "pod", pod, "net1")
