@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime import lifecycle
 from runtime.keep import client as keep
 from tests.linux.test_keep import Node, wait_until
 
@@ -88,3 +89,25 @@ def _many_requests(node: Node) -> None:
         node.client.reopen_log("a")
         node.client.ping()
         node.client.wait("a", 0)
+
+
+def private_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Private_Dirty:")).split()[1])
+
+
+@pytest.mark.timeout(300)
+def test_the_spawner_does_not_grow_with_the_containers_that_came_and_went(node: Node) -> None:
+    bundle = node.bundle("c", "true")
+
+    def come_and_go(number: int) -> None:
+        for _ in range(number):
+            node.client.start(keep.StartRequest("c", bundle))
+            node.client.wait("c", 20)
+            lifecycle.delete(f"{node.state}/runtime", "c", force=True)
+            node.client.forget("c")
+
+    come_and_go(110)
+    before = private_kib(node.spawner_pid())
+    come_and_go(200)
+    assert private_kib(node.spawner_pid()) <= before + 40  # 76 KiB more without collections
