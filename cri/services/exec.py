@@ -14,6 +14,14 @@ from cri.services import wire
 from cri.services.streams import Streams
 from proto import cri_pb2 as pb
 
+OUTPUT_BYTES = (16 << 20) - 1024  # a client takes no message above 16 MiB, and would lose the exit code with it
+
+
+def fitting(stdout: bytes, stderr: bytes) -> tuple[bytes, bytes]:
+    """The beginnings of both; a stream gives way to the other down to half of the room."""
+    stderr = stderr[: max(OUTPUT_BYTES // 2, OUTPUT_BYTES - len(stdout))]
+    return stdout[: OUTPUT_BYTES - len(stderr)], stderr
+
 
 class ExecService:
     """ExecSync at once; Exec, Attach and PortForward through a URL."""
@@ -32,7 +40,8 @@ class ExecService:
             seconds = left  # the caller will not be there to hear more
         asked = ExecRequest(wire.required(request.container_id, "container_id"), tuple(request.cmd))
         result = self._engine.exec_sync(asked, seconds)
-        return pb.ExecSyncResponse(stdout=result.stdout, stderr=result.stderr, exit_code=result.exit_code)
+        stdout, stderr = fitting(result.stdout, result.stderr)
+        return pb.ExecSyncResponse(stdout=stdout, stderr=stderr, exit_code=result.exit_code)
 
     def Exec(self, request: Any, context: Any) -> Any:
         wire.required(request.container_id, "container_id")

@@ -387,6 +387,7 @@ class Spawner:
             # An orphan's keeper may have told us of it just before it died.
             for process in list(self._keepers.values()):
                 self._told(process)
+            self._children.discard(pid)  # a keeper, whose end has just been heard of: the number is free for others now
         kept = self._by_pid.get(pid)
         if kept is not None:
             kept.status = status
@@ -396,9 +397,9 @@ class Spawner:
         """Its channel has ended, so it has. Its containers are our children now, or the host's; another adopts them."""
         self.loop.ignore(process.channel.fileno())
         process.channel.close()
-        self._keepers.pop(process.name, None)
+        if self._keepers.pop(process.name, None) is not None:  # else it was told to go, and is among the children
+            self._children.add(process.pid)  # its own end is no news
         _unlink(places.keeper_socket(self.state_dir, process.name))
-        self._children.add(process.pid)  # its own end is no news
         self.loop.reap()
         orphans = list(process.containers.values())
         if orphans:

@@ -217,6 +217,14 @@ def test_an_exec_that_takes_too_long_is_killed_with_its_children(cri: Daemon) ->
     wait_for(lambda: "sleep 77" not in container.sh("ps"), 5, lambda: container.sh("ps"))
 
 
+def test_an_exec_that_prints_too_much_keeps_its_exit_code(cri: Daemon) -> None:
+    container = cri.run_pod().start("sleep", "1000")
+    answer = container.exec("sh", "-c", "yes | head -c 17000000; yes n | head -c 9000000 >&2; exit 4", seconds=60)
+    assert answer.exit_code == 4
+    assert (answer.stdout[:4], answer.stderr[:4]) == (b"y\ny\n", b"n\nn\n")
+    assert (16 << 20) - 2048 < len(answer.stdout) + len(answer.stderr) < 16 << 20
+
+
 def test_a_log_is_opened_again_when_the_call_returns(cri: Daemon) -> None:
     container = cri.run_pod().start("sh", "-c", "while :; do echo line; sleep 0.05; done")
     path = Path(container.status().log_path)
