@@ -8,6 +8,7 @@ caller (kill -9) ends no container. Descriptors in an answer belong to the calle
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -537,23 +538,21 @@ def _streams(answer: dict[str, Any]) -> tuple[int, int, int]:
 
 def _collect(session: Session, limit: int) -> ExecResult:
     """Read both streams until the program has ended; what a background child keeps open is not waited for."""
-    import selectors
-
     chunks: dict[int, bytearray] = {}
-    with selectors.DefaultSelector() as ready:
-        for stream in (session.stdout, session.stderr):
-            if stream >= 0:
-                os.set_blocking(stream, False)
-                chunks[stream] = bytearray()
-                ready.register(stream, selectors.EVENT_READ)
-        ready.register(session, selectors.EVENT_READ)
-        ended = False
-        while not ended:
-            for key, _ in ready.select():
-                if key.fileobj is session:
-                    ended = True
-                elif not _drain(key.fd, chunks[key.fd], limit):
-                    ready.unregister(key.fd)
+    ready, ending = select.poll(), session.fileno()
+    ready.register(ending, select.POLLIN)
+    for stream in (session.stdout, session.stderr):
+        if stream >= 0:
+            os.set_blocking(stream, False)
+            chunks[stream] = bytearray()
+            ready.register(stream, select.POLLIN)
+    ended = False
+    while not ended:
+        for fd, _ in ready.poll():
+            if fd == ending:
+                ended = True
+            elif not _drain(fd, chunks[fd], limit):
+                ready.unregister(fd)
     for stream, chunk in chunks.items():
         _drain(stream, chunk, limit, most=_PIPE_HOLDS)
     out, err = (bytes(chunks[s]) if s >= 0 else b"" for s in (session.stdout, session.stderr))
