@@ -86,6 +86,8 @@ MAKE = (
     Option(
         "--restart", "no; other policies need a process that keeps them and are refused", value="POLICY", default="no"
     ),
+    Option("--log-driver", "json-file, which is the only one", value="NAME", default="json-file"),
+    Option("--log-opt", "refused: the log has no options", value="NAME=VALUE", many=True),
     Option("--link", "refused: members of a network find each other by name", value="CONTAINER", many=True),
     Option("--rm", "remove it when it ends"),
 )

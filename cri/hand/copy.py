@@ -14,11 +14,10 @@ import sys
 import tarfile
 
 from cri.hand import look, untar
-from cri.hand.errors import HandError, UsageError
+from cri.hand.errors import HandError, UsageError, need_root
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
 from cri.hand.progress import Working
-from cri.hand.room import need_root
 from runtime.linux import beneath, copy_up
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a command of a person fails: one sentence, a hint, and an exit code that scripts written for docker expect."""
 
+import os
+
 FAILED, USAGE, REFUSED, CANNOT_EXECUTE, NOT_FOUND = 1, 125, 125, 126, 127
 
 
@@ -26,3 +28,9 @@ def suggestion(word: str, known: list[str]) -> str:
 
     near = get_close_matches(word, known, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else ""
+
+
+def need_root() -> None:
+    """Namespaces and mounts are root's."""
+    if os.geteuid() != 0:
+        raise HandError("this needs root", hint="sudo ketch ...", code=125)

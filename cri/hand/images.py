@@ -8,11 +8,11 @@ import sys
 import threading
 import time
 
-from cri.hand.errors import REFUSED, HandError, UsageError, suggestion
+from cri.hand.errors import REFUSED, HandError, UsageError, need_root, suggestion
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
 from cri.hand.progress import Bars
-from cri.hand.room import config_of, need_root, open_store
+from cri.hand.room import config_of, open_store
 from cri.hand.tables import age, print_rows, size
 from cri.images.cancel import Cancellation
 from cri.images.errors import BadReference, ImageError, InUse

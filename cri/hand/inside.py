@@ -9,10 +9,10 @@ from cri.engine import execute
 from cri.engine.errors import EngineError
 from cri.engine.request import ExecRequest
 from cri.hand import look, options, run, terminal
-from cri.hand.errors import REFUSED, HandError
+from cri.hand.errors import REFUSED, HandError, need_root
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
-from cri.hand.room import Room, need_root
+from cri.hand.room import Room
 from runtime.linux.quick_dataclasses import replace
 
 

@@ -10,10 +10,10 @@ from cri.engine import container as engine
 from cri.engine.container import signal_number
 from cri.engine.errors import EngineError
 from cri.hand import look, names, notes, options, removal, run
-from cri.hand.errors import USAGE, HandError, UsageError
+from cri.hand.errors import USAGE, HandError, UsageError, need_root
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
-from cri.hand.room import Room, need_root
+from cri.hand.room import Room
 from runtime.keep import client as keep
 from runtime.linux import tracebacks
 

@@ -93,7 +93,7 @@ def plan(arguments: Arguments, facts: Facts) -> Plan:
         user_specified_image=arguments.words[0],
         command=command,
         args=words,
-        working_dir=arguments.text("workdir"),
+        working_dir=options.folder("--workdir", arguments.text("workdir")),
         envs=tuple(options.environment(arguments.many("env"), arguments.many("env-file"), facts.environment)),
         mounts=tuple(request_of(mount, facts.volumes_dir) for mount in mounted),
         devices=tuple(options.device(text) for text in arguments.many("device")),
@@ -161,6 +161,10 @@ def refuse_senseless(arguments: Arguments) -> None:
         network = arguments.text("network")
         hint = "with host every port is the machine's own already" if network == "host" else "leave out one of the two"
         raise UsageError(f"--publish: there is nothing to publish with --network {network}", hint=hint, code=USAGE)
+    if arguments.text("log-driver") != "json-file" or arguments.many("log-opt"):
+        option = "--log-opt" if arguments.many("log-opt") else "--log-driver"
+        hint = "ketch logs -f NAME can be piped to another one"
+        raise UsageError(f"{option}: there is one log per container, a file that is not rotated", hint=hint, code=USAGE)
     if arguments.given("link"):
         hint = "ketch network create NAME, then --network NAME: its members find each other by name"
         raise UsageError("--link: one container's hosts are not written into another's", hint=hint, code=USAGE)

@@ -8,7 +8,7 @@ import os
 import time
 
 from cri.hand import look, notes, options
-from cri.hand.errors import USAGE, HandError, UsageError, suggestion
+from cri.hand.errors import USAGE, HandError, UsageError, need_root, suggestion
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
 from cri.hand.tables import print_rows
@@ -110,6 +110,7 @@ def require(places: Places, name: str) -> None:
 
 
 def create(arguments: Arguments, places: Places) -> int:
+    need_root()
     name = options.object_name("network", arguments.words[0])
     if arguments.text("driver") != "bridge":
         raise HandError(f"network driver {arguments.text('driver')!r} is not known", hint="bridge is the only one")
@@ -215,6 +216,7 @@ def inspect(arguments: Arguments, places: Places) -> int:
 
 
 def remove(arguments: Arguments, places: Places) -> int:
+    need_root()
     for word in arguments.words:
         name = find(places, word)
         if name in BUILT_IN:

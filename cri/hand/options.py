@@ -259,6 +259,13 @@ def _absolute(option: str, text: str, path: str) -> str:
     return target
 
 
+def folder(option: str, path: str) -> str:
+    """A path in the container, or nothing."""
+    if path and not path.startswith("/"):
+        raise wrong(option, path, "an absolute path")
+    return path
+
+
 def object_name(option: str, name: str) -> str:
     """A name as docker allows it for containers, volumes and networks."""
     good = name and name.isascii() and name[0].isalnum() and all(c.isalnum() or c in "_.-" for c in name)

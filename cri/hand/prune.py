@@ -6,9 +6,10 @@ from __future__ import annotations
 import sys
 
 from cri.hand import images, look, networks, removal, tables, volumes
+from cri.hand.errors import need_root
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
-from cri.hand.room import Room, need_root
+from cri.hand.room import Room
 
 
 def agreed(arguments: Arguments, *what: str) -> bool:

@@ -21,7 +21,7 @@ from cri.engine.pod_network import PodNetwork
 from cri.engine.records import ContainerRecord, PodRecord, Records, boot_id
 from cri.engine.watch import Watch
 from cri.hand import look, names, notes
-from cri.hand.errors import HandError
+from cri.hand.errors import HandError, need_root
 from cri.hand.places import Places
 from cri.images.store import ImageStore
 from runtime.keep import client as keep
@@ -35,12 +35,6 @@ def config_of(places: Places, *, shm_bytes: int = 0) -> Config:
     network = replace(config.network, conf_dir=places.networks, data_dir=f"{places.root}/cni")
     runtime = replace(config.runtime, shm_bytes=shm_bytes) if shm_bytes else config.runtime
     return replace(config, network=network, runtime=runtime)
-
-
-def need_root() -> None:
-    """Namespaces and mounts are root's."""
-    if os.geteuid() != 0:
-        raise HandError("this needs root", hint="sudo ketch ...", code=125)
 
 
 class Room:

@@ -14,10 +14,10 @@ from cri.engine import sandbox
 from cri.engine.errors import EngineError
 from cri.engine.request import IdRange
 from cri.hand import hosts, images, look, making, names, networks, notes, options, ports, removal, terminal, volumes
-from cri.hand.errors import CANNOT_EXECUTE, NOT_FOUND, REFUSED, HandError
+from cri.hand.errors import CANNOT_EXECUTE, NOT_FOUND, REFUSED, HandError, need_root
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
-from cri.hand.room import Room, need_root
+from cri.hand.room import Room
 from cri.images.model import Image
 from runtime.keep import client as keep
 from runtime.linux import beneath, copy_up

@@ -8,7 +8,7 @@ import sys
 import time
 
 from cri.hand import look, notes
-from cri.hand.errors import HandError
+from cri.hand.errors import HandError, need_root
 from cri.hand.tables import age, print_rows
 from runtime.linux import json_text
 
@@ -336,6 +336,7 @@ def _network_settings(places: Places, seen: look.Seen) -> dict[str, object]:
 
 def inspect(arguments: Arguments, places: Places) -> int:
     """Containers first, then images, volumes, networks, pods: whatever has the name."""
+    need_root()
     found = [_anything(places, word) for word in arguments.words]
     form = arguments.text("format")
     if form and form != "json":

@@ -81,8 +81,7 @@ def _print_indented(known: dict[str, object], depth: int) -> None:
 
 def shutdown(_arguments: Arguments, places: Places) -> int:
     """End the processes that wait for containers, when there are none."""
-    from cri.hand.errors import HandError
-    from cri.hand.room import need_root
+    from cri.hand.errors import HandError, need_root
     from runtime.keep import client as keep
 
     need_root()

@@ -8,7 +8,7 @@ import os
 import time
 
 from cri.hand import look, notes, options
-from cri.hand.errors import HandError, suggestion
+from cri.hand.errors import HandError, need_root, suggestion
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
 from cri.hand.tables import print_rows
@@ -50,6 +50,8 @@ def all_of(places: Places) -> list[dict[str, object]]:
         names = sorted(os.listdir(places.volumes))
     except FileNotFoundError:
         return []
+    except PermissionError:
+        raise HandError(f"{places.volumes} belongs to root", hint="sudo ketch ...") from None
     return [found for name in names if (found := read(places, name)) is not None]
 
 
@@ -70,6 +72,7 @@ def delete(places: Places, name: str) -> None:
 
 
 def create(arguments: Arguments, places: Places) -> int:
+    need_root()
     if arguments.text("driver") != "local":
         raise HandError(f"volume driver {arguments.text('driver')!r} is not known", hint="local is the only one")
     name = arguments.words[0] if arguments.words else os.urandom(32).hex()
@@ -122,6 +125,7 @@ def inspect(arguments: Arguments, places: Places) -> int:
 
 
 def remove(arguments: Arguments, places: Places) -> int:
+    need_root()
     used = users(places)
     code = 0
     for name in arguments.words:

@@ -29,17 +29,34 @@ class PinFailed(Exception):
 
 
 def serve(connection: wire.Connection, request: dict[str, Any]) -> int:
-    """Answer a pin request; on failure nothing of it is left."""
+    """Answer a pin request; on failure nothing of it is left, nor when nobody hears the answer: whoever clears up after
+    a killed caller may have done so while we were still at it."""
     done: list[str] = []
+    made = [path for path in _directories(request) if not os.path.isdir(path)]
     try:
         reaper = _pin(request, done)
     except (OSError, PinFailed, ValueError) as why:
-        for path in done:
-            namespaces.unpin(path)
+        _undo(done)
         connection.send({"error": f"cannot make the pod's namespaces: {why}", "kind": "refused"})
         return 0
     connection.send({"reaper": reaper})
+    if connection.ended:
+        if reaper is not None:
+            processes.signal(reaper["pid"], reaper["start_time"], signal.SIGKILL)
+        _undo(done)
+        for directory in [path for path in made if not os.listdir(path)]:
+            mounts.detach(directory)
+            os.rmdir(directory)
     return 0
+
+
+def _directories(request: dict[str, Any]) -> set[str]:
+    return {os.path.dirname(path) for path in request["pins"].values()}
+
+
+def _undo(done: list[str]) -> None:
+    for path in done:
+        namespaces.unpin(path)
 
 
 def serve_unpin(connection: wire.Connection, request: dict[str, Any]) -> int:
@@ -59,7 +76,7 @@ def _pin(request: dict[str, Any], done: list[str]) -> dict[str, int] | None:
     for name in pins:
         if name not in (*_MEMBER, "pid"):
             raise PinFailed(f"{name!r} is no namespace that can be pinned")
-    for directory in {os.path.dirname(path) for path in pins.values()}:
+    for directory in _directories(request):
         share(directory)
     if "user" in pins:
         with _Helper(lambda step: _member(request, step)) as member:
