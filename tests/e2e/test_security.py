@@ -46,13 +46,13 @@ def test_ac71_a_projected_token_is_read_only_in_memory(space: Space) -> None:
     volumes = [{"name": "tokens", "projected": {"sources": [token]}}]
     main = shell(
         "stat -f -c %T /var/run/secrets/tokens; wc -c < /var/run/secrets/tokens/vault;"
-        "echo x > /var/run/secrets/tokens/vault || echo refused",
+        "(echo x > /var/run/secrets/tokens/vault) 2> /dev/null || echo refused",
         volumeMounts=[{"name": "tokens", "mountPath": "/var/run/secrets/tokens", "readOnly": True}],
     )
-    kind, size, refused = space.run_to_the_end(pod("projected", main, volumes=volumes)).split()[:3]
+    kind, size, refused = space.run_to_the_end(pod("projected", main, volumes=volumes)).split()
     assert kind == "tmpfs"
     assert int(size) > 100
-    assert refused in ("refused", "sh:")
+    assert refused == "refused"
 
 
 def test_ac72_a_read_only_root_and_volume_refuse_writes(space: Space) -> None:
