@@ -134,7 +134,7 @@ uninstall: ## Remove exactly what install put there (same PREFIX and DESTDIR)
 	@cri/install/uninstall "$(DESTDIR)" "$(PREFIX)"
 
 clean: ## Remove what build made; keeps the venv
-	@rm -rf build dist ./*.egg-info runtime/linux/*.so runtime/linux/_*.c runtime/linux/reaper runtime/linux/*.image $(VENV)/bin/ketch*
+	@rm -rf build dist ./*.egg-info runtime/linux/*.so runtime/linux/_*.c runtime/linux/act runtime/linux/reaper runtime/linux/*.image $(VENV)/bin/ketch*
 
 help: ## This text
 	@awk 'BEGIN { FS = ":.*## "; print "Ketch: make TARGET [NAME=value ...]" } \

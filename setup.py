@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pyproject.toml cannot say: the C parts (cffi extensions, static launcher and reaper) and the cold image.
+"""What pyproject.toml cannot say: the C parts (cffi extensions, static launcher, act and reaper) and the cold image.
 
 The launcher is what every installed command is. `make build` compiles the place of the library into it; a wheel's
 launcher finds the library relative to itself.
@@ -18,17 +18,19 @@ from setuptools.command.build import build
 COMMANDS = ("ketch", "ketch-runtime", "ketch-cri", "ketch-cni", "ketch-spawner")
 CC = shlex.split(os.environ.get("CC", "cc"))
 CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
+BARE = ["-nostdlib", "-fno-stack-protector"]  # bare.h
 
 
 IMAGE = f"cold-{importlib.util.MAGIC_NUMBER[:2].hex()}.image"
+PROGRAMS = ("act", "reaper")
 LAUNCHERS = [f"build/launcher/{name}" for name in COMMANDS]
 
 
 class BuildPrograms(Command):
-    """Compile runtime/linux/reaper.c and launcher.c; with --inplace the reaper only, beside its source."""
+    """Compile runtime/linux/{act,reaper,launcher}.c; with --inplace only act and reaper, beside their sources."""
 
     description = "compile the static C programs"
-    user_options = [("inplace", "i", "the reaper beside its source, no launchers")]
+    user_options = [("inplace", "i", "act and reaper beside their sources, no launchers")]
     boolean_options = ["inplace"]
 
     def initialize_options(self):
@@ -40,16 +42,18 @@ class BuildPrograms(Command):
         self.set_undefined_options("build", ("build_lib", "build_lib"))
 
     def get_source_files(self):
-        return ["runtime/linux/launcher.c", "runtime/linux/reaper.c"]
+        return [f"runtime/linux/{name}.c" for name in ("launcher", *PROGRAMS)]
 
     def get_outputs(self):
-        return [os.path.join(self.build_lib, "runtime/linux", name) for name in ("reaper", IMAGE)]
+        return [os.path.join(self.build_lib, "runtime/linux", name) for name in (*PROGRAMS, IMAGE)]
 
     def run(self):
         if self.inplace or self.editable_mode:
-            compile_program("runtime/linux/reaper.c", "runtime/linux/reaper")
+            for name in PROGRAMS:
+                compile_program(f"runtime/linux/{name}.c", f"runtime/linux/{name}")
             return
-        compile_program("runtime/linux/reaper.c", self.get_outputs()[0])
+        for name, target in zip(PROGRAMS, self.get_outputs(), strict=False):
+            compile_program(f"runtime/linux/{name}.c", target)
         for launcher in LAUNCHERS:
             compile_program("runtime/linux/launcher.c", launcher)
         # Good for the Python that builds; any other does without.
@@ -59,7 +63,8 @@ class BuildPrograms(Command):
 
 def compile_program(source, target):
     os.makedirs(os.path.dirname(target), exist_ok=True)
-    subprocess.run([*CC, *CFLAGS, "-o", target, source], check=True)
+    bare = BARE if source.endswith("/act.c") else []
+    subprocess.run([*CC, *CFLAGS, *bare, "-o", target, source], check=True)
 
 
 build.sub_commands = [*build.sub_commands, ("build_programs", None)]

@@ -41,14 +41,12 @@ GO = b"g"
 class Prepared:
     """A container of which everything is there but its init."""
 
-    __slots__ = ("born_in", "entry", "flags", "lock", "memory_cgroup", "text")
+    __slots__ = ("entry", "lock", "memory_cgroup", "text")
 
-    def __init__(self, entry: Record, lock: durable.Locked, text: bytes, flags: int) -> None:
+    def __init__(self, entry: Record, lock: durable.Locked, text: bytes) -> None:
         self.entry = entry
         self.lock = lock
         self.text = text
-        self.flags = flags
-        self.born_in = entry.cgroup_paths.get(cgroup.UNIFIED, "")
         self.memory_cgroup = entry.cgroup_paths.get(cgroup.UNIFIED if entry.cgroup_v2 else "memory", "")
 
 
@@ -74,8 +72,7 @@ def prepare(request: create.CreateRequest, give_back: Callable[[Builder], None])
         lock.close()
         undo(entry)
         raise
-    flags = plan.namespaces.clone_flags & ~lib.CLONE_NEWNS
-    return Prepared(entry, lock, text, flags)
+    return Prepared(entry, lock, text)
 
 
 def undo(entry: Record) -> None:
@@ -109,11 +106,11 @@ def _compile(plan: Plan, request: create.CreateRequest, give_back: Callable[[Bui
     process = plan.config.process
     assert process is not None
     builder = Builder()
-    given = stdin, stdout, stderr, report, go, seed = tuple(builder.slot() for _ in range(6))
+    stdin, stdout, stderr, report, go, seed = (builder.slot() for _ in range(6))
     root = RootBuilder(builder, plan)
-    builder.call(lib.ACT_KEEP_ONLY, (1 << len(given)) - 1)
     give_back(builder)
     flat.oom_scores(builder, plan.process_steps)
+    _give_birth(builder, plan)
     _enter(builder, plan)
     root.open_host()
     builder.call(lib.SYS_setns, seed, lib.CLONE_NEWNS)
@@ -132,6 +129,18 @@ def _compile(plan: Plan, request: create.CreateRequest, give_back: Callable[[Bui
     flat.last_steps(builder)
     search = flat.candidates(process, execute.DEFAULT_PATH)
     return builder.finish(report, process.args, process.env, search, _filter(plan, request))
+
+
+def _give_birth(builder: Builder, plan: Plan) -> None:
+    """The init is born in its namespaces and, on v2, in its group: to move there would wait for RCU."""
+    flags = plan.namespaces.clone_flags & ~lib.CLONE_NEWNS | lib.CLONE_PARENT
+    if not (path := plan.cgroup_paths.get(cgroup.UNIFIED)):
+        builder.call(lib.ACT_BIRTH, flags)
+        return
+    group = builder.slot()
+    builder.call(lib.SYS_openat, syscalls.AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, into=group)
+    builder.call(lib.ACT_BIRTH, flags | lib.CLONE_INTO_CGROUP, group)
+    builder.close(group)
 
 
 def _enter(builder: Builder, plan: Plan) -> None:

@@ -16,9 +16,9 @@ import os
 from runtime import evidence, joining, record
 from runtime.errors import RuntimeFailure
 from runtime.inside import execute
-from runtime.linux import cgroup, processes, syscalls
+from runtime.linux import cgroup, processes, program, syscalls
 from runtime.linux._core import lib
-from runtime.linux.program import Builder, Program
+from runtime.linux.program import Builder
 from runtime.plan import container, flat
 from runtime.plan.flat import NotFlat
 from runtime.spec import parse
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 class Compiled:
     """The program that runs one process object in one living container."""
 
-    __slots__ = ("entry", "process", "program", "subreaper")
+    __slots__ = ("entry", "process", "subreaper", "text")
 
-    def __init__(self, entry: Record, process: dict[str, Any], program: Program, *, subreaper: bool) -> None:
+    def __init__(self, entry: Record, process: dict[str, Any], text: bytes, *, subreaper: bool) -> None:
         self.entry = entry
         self.process = process
-        self.program = program
+        self.text = text
         self.subreaper = subreaper
 
     def open_init(self) -> int:
@@ -56,7 +56,11 @@ class Compiled:
 
     def run(self, stdin: int, stdout: int, stderr: int, report: int, pidfd: int) -> int:
         """The pid of our child."""
-        return self.program.run_between((stdin, stdout, stderr, report, pidfd))
+        memory = program.in_memory(self.text)
+        try:
+            return program.run(program.opened(), memory, (stdin, stdout, stderr, report, pidfd))
+        finally:
+            os.close(memory)
 
 
 _MOST_CONTAINERS, _MOST_EACH = 512, 8
@@ -80,8 +84,8 @@ def compiled(
     entry = record.load(root, container_id)
     if entry.start_time != start_time or evidence.waits_for_start(entry):
         raise NotFlat("another container of this name")
-    program = Program(_compile(root, entry, process, give_back, subreaper=subreaper))
-    made = Compiled(entry, process, program, subreaper=subreaper)
+    text = _compile(root, entry, process, give_back, subreaper=subreaper)
+    made = Compiled(entry, process, text, subreaper=subreaper)
     if container_id not in _known and len(_known) >= _MOST_CONTAINERS:
         _known.pop(next(iter(_known)))
     _known[container_id] = [*known[-_MOST_EACH + 1 :], made]
@@ -114,7 +118,6 @@ def _compile(
 
     builder = Builder()
     stdin, stdout, stderr, report, pidfd = (builder.slot() for _ in range(5))
-    builder.call(lib.ACT_KEEP_ONLY, 0b11111)
     give_back(builder)
     flat.oom_scores(builder, steps)
     groups = _enter(builder, entry, pidfd, flags)

@@ -370,7 +370,8 @@ class _Starting:
 
     def _begin(self, prepared: list[int]) -> None:
         if "quick" in self._request:
-            quick = self._quick = quick_start.QuickStart(self._request["quick"], prepared[1], self._theirs)
+            _, act, memory = prepared
+            quick = self._quick = quick_start.QuickStart(self._request["quick"], act, memory, self._theirs)
             self.pid = quick.pid
             self._keeper.loop.watch(quick.report, 0, self._executed_or_not)  # its end only
         else:

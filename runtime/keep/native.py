@@ -6,7 +6,7 @@ from typing import Any
 from runtime import create, joining, remove
 from runtime.errors import RuntimeFailure
 from runtime.keep import seed
-from runtime.linux import cgroup, fdpass
+from runtime.linux import cgroup, fdpass, program
 from runtime.linux._core import lib
 
 
@@ -18,6 +18,10 @@ def warm_up() -> None:
     import runtime.net_devices
     import runtime.seccomp_filter  # noqa: F401
 
+    try:
+        program.opened()
+    except OSError:
+        pass  # every start and exec goes the long way, then
     cgroup.remember_layout()
     for name in dir(lib):  # cffi makes each when it is first asked for; every child would make its own
         getattr(lib, name)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A start without an interpreter in the child: what the spawner has prepared travels to the keeper, which runs it."""
 
-import mmap
 import os
 from typing import Any
 
@@ -9,8 +8,8 @@ from runtime import quick_create, record
 from runtime.create import CreateRequest
 from runtime.errors import RuntimeFailure
 from runtime.keep import oom, seed, standing
-from runtime.linux import processes
-from runtime.linux.program import EXECUTED, Program
+from runtime.linux import processes, program
+from runtime.linux.program import EXECUTED
 from runtime.plan.flat import NotFlat
 
 
@@ -23,6 +22,7 @@ def prepare(state_dir: str, request: dict[str, Any]) -> quick_create.Prepared | 
     asked.shares_cgroup = True
     asked.systemd_cgroup = request["systemd_cgroup"]
     try:
+        program.opened()
         return quick_create.prepare(asked, standing.give_back_in)
     except (OSError, ValueError, RuntimeFailure, NotFlat):
         return None
@@ -34,30 +34,21 @@ def packed(prepared: quick_create.Prepared) -> dict[str, Any]:
     return {
         "directory": prepared.entry.directory,
         "facts": prepared.entry.facts(),
-        "flags": prepared.flags,
-        "born_in": prepared.born_in,
         "memory_cgroup": prepared.memory_cgroup,
         "oom_kills": oom.kills(prepared.memory_cgroup),
     }
 
 
-def in_memory(prepared: quick_create.Prepared) -> int:
-    """The program in a memfd."""
-    memory = os.memfd_create("ketch-start", os.MFD_CLOEXEC)
-    os.write(memory, prepared.text)
-    return memory
-
-
 class QuickStart:
     """In the keeper: the init, from its birth to its execve."""
 
-    def __init__(self, given: dict[str, Any], memory: int, stdio: list[int]) -> None:
+    def __init__(self, given: dict[str, Any], act: int, memory: int, stdio: list[int]) -> None:
         self._given = given
         self.entry = record.Record(given["directory"], given["facts"])
         self.report, theirs = os.pipe2(os.O_CLOEXEC)
         going, go = os.pipe2(os.O_CLOEXEC)
         try:
-            self.pid = self._clone(memory, [*stdio, theirs, going, seed.fd])
+            self.pid = program.run(act, memory, [*stdio, theirs, going, seed.fd])
             self.entry.pid, self.entry.start_time = self.pid, processes.start_time(self.pid) or 0
             self.entry.save()
             os.write(go, quick_create.GO)
@@ -67,20 +58,6 @@ class QuickStart:
         finally:
             for fd in (theirs, going, go):
                 os.close(fd)
-
-    def _clone(self, memory: int, given: list[int]) -> int:
-        born_in = self._given["born_in"]
-        group = os.open(born_in, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if born_in else -1
-        try:
-            with mmap.mmap(memory, 0, mmap.MAP_PRIVATE, mmap.PROT_READ) as mapped:
-                program = Program(mapped)
-                try:
-                    return program.run(given, self._given["flags"], group)
-                finally:
-                    program.release()
-        finally:
-            if group >= 0:
-                os.close(group)
 
     def executed(self) -> bool:
         """Once the report has ended: whether by execve."""

@@ -18,7 +18,7 @@ from runtime import quick_joining
 from runtime.keep import birth, exec_keeper, keeper, native, pins, places, quick_exec, quick_start, seed, standing, wire
 from runtime.keep.loop import READ, Loop
 from runtime.keep.nursery import Nursery
-from runtime.linux import processes, syscalls
+from runtime.linux import processes, program, syscalls
 from runtime.linux._core import lib
 from runtime.version import VERSION
 
@@ -157,11 +157,11 @@ class Spawner:
     def _exec_quickly(self, connection: wire.Connection, record: dict[str, Any], message: dict[str, Any]) -> bool:
         """Without a process between us and the program; False where that cannot be."""
         try:
-            program = quick_exec.compiled(self.state_dir, record, message)
+            compiled = quick_exec.compiled(self.state_dir, record, message)
             running = quick_exec.QuickExec(
                 self.loop,
                 connection,
-                program,
+                compiled,
                 message["timeout_seconds"],
                 lambda: self._exec_slowly(connection, record, message),
             )
@@ -196,10 +196,10 @@ class Spawner:
             chosen.channel.send(message, [connection.fileno()])
             return
         with prepared.lock as lock:
-            program = quick_start.in_memory(prepared)
-            fds = [connection.fileno(), lock.fd, program]
+            memory = program.in_memory(prepared.text)
+            fds = [connection.fileno(), lock.fd, program.opened(), memory]
             chosen.channel.send({**message, "quick": quick_start.packed(prepared)}, fds)
-            os.close(program)
+            os.close(memory)
 
     def _whose_is(self, connection: wire.Connection, message: dict[str, Any]) -> dict[str, Any] | None:
         kept = self._kept.get(message["id"])

@@ -226,7 +226,7 @@ class _Lib:
     ACT_EXPECT: int
     ACT_DIRECTORY: int
     ACT_BIRTH: int
-    ACT_KEEP_ONLY: int
+    ACT_SLOTS: int
     ACT_INSIDE: int
     ACT_HOME: int
     ACT_FIND: int
@@ -297,9 +297,7 @@ class _Lib:
     def k_listmount(self, mount_id_: int, last_: int, ids_: Any, room_: int, /) -> int: ...
     def k_filesystem_type(self, fd_: int, /) -> int: ...
     def k_reset_signals(self, /) -> int: ...
-    def k_act(
-        self, program_: Any, slots_: Any, slot_count_: int, flags_: int, cgroup_fd_: int, in_between_: int, /
-    ) -> int: ...
+    def k_act(self, act_: int, given_: Any, count_: int, /) -> int: ...
     def k_mailbox(self, fd_: int, /) -> Any: ...
 
 lib: _Lib

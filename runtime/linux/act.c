@@ -1,33 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
-// A flat program of system calls, decided in Python and run by a child that never goes back to Python. Such a child touches a dozen
-// pages of what it was forked from; one that interprets Python copies hundreds, at 1 to 3 us each: most of what a start costs.
+// What every ordinary container of a warm spawner and every short exec begins as: it runs a list of system calls that was decided in Python
+// (program.py), the last of which executes the container's program. A child of the spawner or of a keeper would copy what they have
+// loaded, page by page, at 1 to 3 us each, and others in a PID namespace could look for it there; this has loaded nothing else.
 //
 // The calls are data (their arguments numbers, slots, or offsets into one block of bytes), so what is done, in which order, and
-// which refusals are borne is decided and tested in Python (program.py); the few calls below 0 look at a result in between.
-// Whatever goes wrong ends the child with (index of the step, errno) on the report descriptor; words for it are not its business.
+// which refusals are borne is decided and tested in Python; the few calls below 0 look at a result in between.
+// Whatever goes wrong ends the process with (index of the step, errno) on the report descriptor; words for it are not its business.
 // Before execve it reports '+': an end without it is a death.
+//
+// usage: act BORN PROGRAM SLOT...   descriptors by number; the pid of the child that a BIRTH makes is written to BORN
+#define _GNU_SOURCE
+#include "act.h"
+#include "bare.h"
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/filter.h>
+#include <linux/magic.h>
+#include <linux/sched.h>
+#include <linux/seccomp.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 
-struct act_step {
-	int32_t call;
-	int16_t result, skip;         // slot that takes the result or -1; how many steps are left out after a tolerated error
-	uint32_t kinds, tolerated;    // 4 bits per argument; up to four errnos, one per byte
-	int64_t arguments[6];
-};
-enum { ACT_NUMBER, ACT_SLOT, ACT_ADDRESS };
-enum { ACT_EXPECT = -1, ACT_DIRECTORY = -2, ACT_BIRTH = -3, ACT_KEEP_ONLY = -4, ACT_INSIDE = -5, ACT_HOME = -6, ACT_FIND = -7,
-       ACT_OWN_STDIO = -8, ACT_EXECUTE = -9, ACT_AWAIT = -10, ACT_NOT_PROC = -11, ACT_SKIP = -12, ACT_COVER = -13 };
-#define ACT_SLOTS 256
-
-// What a child needs besides its steps. Strings live as long as the program does; environ has room for one more entry, HOME.
-typedef struct {
-	const char *steps, *data, *filter;
-	unsigned int step_count, filter_count, filter_flags, report; // report: a slot
-	char **argv, **environ, **candidates;
-} k_program;
 struct act {
-	const k_program *program;
-	const char *path;
+	struct act_head head;
+	const struct act_step *steps;
+	const char *data, *filter, *path;
+	char **argv, **environ, **candidates;
 	long slots[ACT_SLOTS];
+	int born;
 	char home[4096 + 8];
 };
 
@@ -35,81 +38,82 @@ struct act {
 static long act_expect(const int64_t *a)
 {
 	struct stat facts;
-	if (fstat((int)a[0], &facts) < 0)
-		return -errno;
+	long r = CALL(SYS_fstat, a[0], &facts);
+	if (r < 0)
+		return r;
 	return (facts.st_mode & (mode_t)a[1]) == (mode_t)a[2] && (a[3] < 0 || (int64_t)facts.st_rdev == a[3]) ? 0 : -a[4];
 }
-// Close all descriptors above stderr but those in these slots.
-static long act_keep_only(struct act *act, const int64_t *a)
+// `directory` for a directory, `other` for anything else.
+static long act_kind(int64_t fd, long directory, long other)
 {
-	unsigned int first = 3;
-	for (;;) {
-		long next = -1;
-		for (int i = 0; i < 64; i++)
-			if ((uint64_t)a[0] >> i & 1 && act->slots[i] >= (long)first && (next < 0 || act->slots[i] < next))
-				next = act->slots[i];
-		if (next < 0)
-			return syscall(SYS_close_range, first, ~0U, 0) < 0 ? -errno : 0;
-		if (next > (long)first && syscall(SYS_close_range, first, (unsigned int)next - 1, 0) < 0)
-			return -errno;
-		first = (unsigned int)next + 1;
-	}
+	struct stat facts;
+	long r = CALL(SYS_fstat, fd, &facts);
+	return r < 0 ? r : S_ISDIR(facts.st_mode) ? directory : other;
 }
 // A descriptor of the host leaked to us could make the working directory lie outside the root: the kernel then cannot name it.
 // a: where we must be, or 0.
 static long act_inside(const int64_t *a)
 {
 	char here[PATH_MAX];
-	if (syscall(SYS_getcwd, here, sizeof here) < 0)
-		return -errno;
+	const char *wanted = (const char *)a[0];
+	long r = CALL(SYS_getcwd, here, sizeof here);
+	if (r < 0)
+		return r;
 	if (here[0] != '/')
 		return -EXDEV;
-	return a[0] && strcmp(here, (const char *)a[0]) ? -EACCES : 0;
+	return wanted && !same(here, wanted, strlen(wanted) + 1) ? -EACCES : 0;
+}
+static long act_add_home(struct act *act, const char *home, size_t length)
+{
+	char **entry = act->environ;
+	for (size_t i = 0; i < length; i++)
+		if (!home[i])
+			return -EFBIG;
+	if (length >= sizeof act->home - 8)
+		return -EFBIG;
+	memcpy(act->home, "HOME=", 5);
+	memcpy(act->home + 5, home, length);
+	act->home[5 + length] = 0;
+	while (*entry)
+		entry++;
+	*entry = act->home;
+	return 0;
 }
 // HOME from the container's own /etc/passwd, read as a plain file. a: user as text, length of that, HOME where no line tells.
 static long act_home(struct act *act, const int64_t *a)
 {
 	char text[65536];
 	struct stat facts;
-	const char *uid = (const char *)a[0], *found = (const char *)a[2];
-	size_t uid_length = (size_t)a[1], found_length = strlen(found);
-	int fd = open("/etc/passwd", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-	ssize_t length = fd < 0 || fstat(fd, &facts) < 0 || !S_ISREG(facts.st_mode) ? 0 : read(fd, text, sizeof text);
-	if (fd >= 0)
-		close(fd);
+	const char *uid = (const char *)a[0], *otherwise = (const char *)a[2];
+	long length = 0, fd = CALL(SYS_openat, AT_FDCWD, "/etc/passwd", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (fd >= 0) {
+		if (CALL(SYS_fstat, fd, &facts) == 0 && S_ISREG(facts.st_mode))
+			length = CALL(SYS_read, fd, text, sizeof text);
+		CALL(SYS_close, fd);
+	}
 	if (length == sizeof text)
 		return -EFBIG;
-	for (char *line = text, *end = text + (length > 0 ? length : 0); line < end;) {
-		char *next = memchr(line, '\n', (size_t)(end - line)), *stop = next ? next : end, *field[7] = {line};
+	for (char *line = text, *end = text + (length > 0 ? length : 0), *stop; line < end; line = stop + 1) {
+		char *field[7] = {line};
 		int fields = 1;
-		for (char *at = line; at < stop && fields < 7; at++)
-			if (*at == ':')
-				field[fields++] = at + 1;
-		if (fields >= 6 && (size_t)(field[3] - 1 - field[2]) == uid_length && !memcmp(field[2], uid, uid_length)) {
+		for (stop = line; stop < end && *stop != '\n'; stop++)
+			if (*stop == ':' && fields < 7)
+				field[fields++] = stop + 1;
+		if (fields >= 6 && field[3] - 1 - field[2] == a[1] && same(field[2], uid, (size_t)a[1])) {
 			size_t size = (size_t)((fields == 7 ? field[6] - 1 : stop) - field[5]);
-			if (size >= sizeof act->home - 8 || memchr(field[5], 0, size))
-				return -EFBIG;
 			if (size)
-				found = field[5], found_length = size;
+				return act_add_home(act, field[5], size);
 			break;
 		}
-		line = next ? next + 1 : end;
 	}
-	memcpy(act->home, "HOME=", 5);
-	memcpy(act->home + 5, found, found_length);
-	act->home[5 + found_length] = 0;
-	char **entry = act->program->environ;
-	while (*entry)
-		entry++;
-	*entry = act->home;
-	return 0;
+	return act_add_home(act, otherwise, strlen(otherwise));
 }
 // The first candidate that is a file with an execute bit, as a shell finds it.
 static long act_find(struct act *act)
 {
 	struct stat facts;
-	for (char **path = act->program->candidates; *path; path++)
-		if (stat(*path, &facts) == 0 && S_ISREG(facts.st_mode) && facts.st_mode & 0111) {
+	for (char **path = act->candidates; *path; path++)
+		if (CALL(SYS_newfstatat, AT_FDCWD, *path, &facts, 0) == 0 && S_ISREG(facts.st_mode) && facts.st_mode & 0111) {
 			act->path = *path;
 			return 0;
 		}
@@ -120,134 +124,185 @@ static long act_own_stdio(const int64_t *a)
 {
 	struct stat facts;
 	for (int fd = 0; fd < 3; fd++)
-		if (fstat(fd, &facts) == 0 && facts.st_rdev != (dev_t)a[1] && facts.st_uid != (uid_t)a[0])
-			errno = fchown(fd, (uid_t)a[0], (gid_t)-1) < 0 ? errno : 0;
+		if (CALL(SYS_fstat, fd, &facts) == 0 && facts.st_rdev != (dev_t)a[1] && facts.st_uid != (uid_t)a[0])
+			CALL(SYS_fchown, fd, a[0], -1);
 	return 0;
 }
 // What a symlink of the image has led into procfs is no place for a mount.
 static long act_not_proc(const int64_t *a)
 {
 	struct statfs facts;
-	if (fstatfs((int)a[0], &facts) < 0)
-		return -errno;
-	return facts.f_type == PROC_SUPER_MAGIC ? -ELOOP : 0;
+	long r = CALL(SYS_fstatfs, a[0], &facts);
+	return r < 0 ? r : facts.f_type == PROC_SUPER_MAGIC ? -ELOOP : 0;
 }
-static long act_special(struct act *act, const struct act_step *step, const int64_t *a)
+// Signals as a program expects them, for what is ignored and the mask survive execve; the filter, which may forbid anything but execve.
+static long act_execute(struct act *act)
 {
-	const k_program *program = act->program;
+	static const unsigned long standard[4], none; // the kernel's struct sigaction with SIG_DFL, on every architecture
+	struct sock_fprog filter = {(unsigned short)(act->head.filter / sizeof(struct sock_filter)), (struct sock_filter *)act->filter};
+	long r = 0;
+
+	for (int number = 1; number <= 64; number++)
+		CALL(SYS_rt_sigaction, number, standard, 0, sizeof none); // refused for SIGKILL and SIGSTOP: nothing to reset there
+	CALL(SYS_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
+	if (CALL(SYS_write, act->slots[act->head.report], "+", 1) != 1) // from here on the end of the report means success
+		return -EPIPE;
+	if (filter.len)
+		r = CALL(SYS_seccomp, SECCOMP_SET_MODE_FILTER, act->head.filter_flags, &filter);
+	return r < 0 ? r : CALL(SYS_execve, act->path, act->argv, act->environ);
+}
+// The child goes on; its parent's work is done when it has told the pid.
+static long act_give_birth(struct act *act, const int64_t *a)
+{
+	struct clone_args args = {.flags = (uint64_t)a[0], .cgroup = a[0] & (int64_t)CLONE_INTO_CGROUP ? (uint64_t)a[1] : 0};
+	int pid = (int)CALL(SYS_clone3, &args, sizeof args);
+	if (pid > 0) {
+		CALL(SYS_write, act->born, &pid, sizeof pid);
+		CALL(SYS_exit_group, 0);
+	}
+	return pid < 0 ? pid : CALL(SYS_close, act->born);
+}
+static long act_await(const int64_t *a)
+{
 	char word = 0;
-	struct stat facts;
-	switch (step->call) {
+	return CALL(SYS_read, a[0], &word, 1) == 1 && word == (char)a[1] ? 0 : -EPIPE;
+}
+static long act_special(struct act *act, int call, const int64_t *a)
+{
+	switch (call) {
 	case ACT_EXPECT: return act_expect(a);
-	case ACT_DIRECTORY: return fstat((int)a[0], &facts) < 0 ? -errno : S_ISDIR(facts.st_mode) ? 0 : -ENOTDIR;
-	case ACT_COVER: return fstat((int)a[0], &facts) < 0 ? -errno : S_ISDIR(facts.st_mode) ? a[1] : a[2];
-	case ACT_KEEP_ONLY: return act_keep_only(act, a);
+	case ACT_DIRECTORY: return act_kind(a[0], 0, -ENOTDIR);
+	case ACT_COVER: return act_kind(a[0], a[1], a[2]);
 	case ACT_INSIDE: return act_inside(a);
 	case ACT_HOME: return act_home(act, a);
 	case ACT_FIND: return act_find(act);
 	case ACT_OWN_STDIO: return act_own_stdio(a);
 	case ACT_SKIP: return -EPERM;
 	case ACT_NOT_PROC: return act_not_proc(a);
-	case ACT_AWAIT: return read((int)a[0], &word, 1) == 1 && word == (char)a[1] ? 0 : -EPIPE;
-	case ACT_EXECUTE:
-		k_reset_signals();
-		if (write((int)act->slots[program->report], "+", 1) != 1) // from here on the end of the report means success
-			return -EPIPE;
-		return k_exec_confined(AT_FDCWD, act->path, program->argv, program->environ, 0, program->filter, program->filter_count, program->filter_flags, 0);
+	case ACT_AWAIT: return act_await(a);
+	case ACT_BIRTH: return act_give_birth(act, a);
+	case ACT_EXECUTE: return act_execute(act);
 	}
 	return -ENOSYS;
 }
-// Run from step `at`; comes back only in a process that gave birth (the child's pid), or to say -errno.
-static long act_run(struct act *act, int at)
+static long act_call(struct act *act, const struct act_step *step)
 {
-	long r = 0;
-	for (; at < (int)act->program->step_count; at++) {
-		const struct act_step *step = (const struct act_step *)act->program->steps + at;
-		int64_t a[6];
-		for (int i = 0; i < 6; i++) {
-			unsigned int kind = step->kinds >> 4 * i & 15;
-			a[i] = kind == ACT_SLOT ? act->slots[step->arguments[i]] : step->arguments[i];
-			if (kind == ACT_ADDRESS)
-				a[i] = (int64_t)(uintptr_t)(act->program->data + step->arguments[i]);
-		}
-		if (step->call == ACT_BIRTH) {
-			struct clone_args args = {.flags = (uint64_t)a[0], .cgroup = a[0] & (int64_t)CLONE_INTO_CGROUP ? (uint64_t)a[1] : 0};
-			r = syscall(SYS_clone3, &args, sizeof args);
-			if (r > 0)
-				return r;
-			r = r < 0 ? -errno : 0;
-		} else if (step->call < 0) {
-			r = act_special(act, step, a);
-		} else {
-			do
-				r = syscall(step->call, a[0], a[1], a[2], a[3], a[4], a[5]);
-			while (r < 0 && step->call == SYS_openat2 && (errno == EAGAIN || errno == EINTR)); // a rename raced with the walk
-			r = r < 0 ? -errno : r;
-		}
-		if (r < 0) {
-			bool borne = false;
-			for (int i = 0; i < 4; i++)
-				borne |= (step->tolerated >> 8 * i & 255) == (uint32_t)-r;
-			if (!borne) {
-				int words[2] = {at, (int)-r};
-				if (write((int)act->slots[act->program->report], words, sizeof words) < 0)
-					return r; // nobody listens: the end of the process says as much
-				return r;
-			}
-			at += step->skip;
-		} else if (step->result >= 0) {
-			act->slots[step->result] = r;
-		}
-	}
-	return 0;
-}
-
-static int act_child(void *act)
-{
-	long r = ((struct act *)act)->slots[ACT_SLOTS - 1] = act_run(act, 0);
-	_exit(r < 0 ? 127 : 0);
-}
-
-// Run a program in a child; its pid or -errno. `slots` are given to it, the last of them is ours. With `in_between` a process
-// that shares our memory, while we wait, runs the steps up to a BIRTH: what it enters, its child is born in, as our own child.
-// Otherwise the child is cloned with `flags`. No Python runs in any of them; signals stay blocked until the program resets them.
-long k_act(const k_program *program, const long *slots, unsigned int slot_count, uint64_t flags, int cgroup_fd, int in_between)
-{
-	struct act act = {.program = program};
-	char stack[4 * 65536] __attribute__((aligned(16)));
-	sigset_t all, before;
+	int64_t a[6];
 	long r;
-
-	memcpy(act.slots, slots, (slot_count < ACT_SLOTS - 1 ? slot_count : ACT_SLOTS - 1) * sizeof *slots);
-	sigfillset(&all);
-	sigprocmask(SIG_BLOCK, &all, &before);
-	if (in_between) {
-		// The child is born as we are, not dumpable: a container whose PID namespace it enters must not look into it.
-		int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
-		prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-		r = clone(act_child, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, &act);
-		if (r < 0) {
-			r = -errno;
-		} else {
-			while (waitpid((pid_t)r, 0, __WALL) < 0 && errno == EINTR)
-				;
-			r = act.slots[ACT_SLOTS - 1] ? act.slots[ACT_SLOTS - 1] : -ECHILD;
-		}
-		if (dumpable == 1)
-			prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-	} else {
-		struct clone_args args = {.flags = flags, .exit_signal = flags & CLONE_PARENT ? 0 : SIGCHLD};
-		if (cgroup_fd >= 0) {
-			args.flags |= CLONE_INTO_CGROUP;
-			args.cgroup = (uint64_t)cgroup_fd;
-		}
-		r = syscall(SYS_clone3, &args, sizeof args);
-		if (r == 0) {
-			act_run(&act, 0);
-			_exit(127);
-		}
-		r = r < 0 ? -errno : r;
+	for (int i = 0; i < 6; i++) {
+		unsigned int kind = step->kinds >> 4 * i & 15;
+		a[i] = kind == ACT_SLOT ? act->slots[step->arguments[i]] : step->arguments[i];
+		if (kind == ACT_ADDRESS)
+			a[i] = (int64_t)(uintptr_t)(act->data + step->arguments[i]);
 	}
-	sigprocmask(SIG_SETMASK, &before, 0);
+	if (step->call < 0)
+		return act_special(act, step->call, a);
+	do
+		r = CALL(step->call, a[0], a[1], a[2], a[3], a[4], a[5]);
+	while (step->call == SYS_openat2 && (r == -EAGAIN || r == -EINTR)); // a rename raced with the walk
 	return r;
+}
+static bool act_bears(const struct act_step *step, long r)
+{
+	for (int i = 0; i < 4; i++)
+		if ((step->tolerated >> 8 * i & 255) == (uint32_t)-r)
+			return true;
+	return false;
+}
+static void act_run(struct act *act)
+{
+	for (int at = 0, count = (int)(act->head.steps / sizeof *act->steps); at < count; at++) {
+		const struct act_step *step = act->steps + at;
+		long r = act_call(act, step);
+		if (r >= 0) {
+			if (step->result >= 0)
+				act->slots[step->result] = r;
+		} else if (act_bears(step, r)) {
+			at += step->skip;
+		} else {
+			int words[2] = {at, (int)-r};
+			CALL(SYS_write, act->slots[act->head.report], words, sizeof words); // if nobody listens, our end says as much
+			return;
+		}
+	}
+}
+
+// Close all descriptors above stderr but these.
+static long act_keep_only(const long *kept, int count)
+{
+	unsigned int first = 3;
+	for (;;) {
+		long next = -1, r = 0;
+		for (int i = 0; i < count; i++)
+			if (kept[i] >= (long)first && (next < 0 || kept[i] < next))
+				next = kept[i];
+		if (next < 0)
+			return CALL(SYS_close_range, first, ~0U, 0);
+		if (next > (long)first && (r = CALL(SYS_close_range, first, next - 1, 0)) < 0)
+			return r;
+		first = (unsigned int)next + 1;
+	}
+}
+static char *act_map(size_t size, int protection, int flags, int fd)
+{
+	long r = CALL(SYS_mmap, 0, size, protection, MAP_PRIVATE | flags, fd, 0);
+	return r < 0 && r >= -4095 ? 0 : (char *)r;
+}
+// An array of `count` strings that lie behind each other, with room for one more, HOME; both places are moved on.
+static char **act_strings(char ***room, char **text, unsigned int count)
+{
+	char **array = *room;
+	for (unsigned int i = 0; i < count; i++, *text += strlen(*text) + 1)
+		array[i] = *text;
+	*room += count + 2;
+	return array;
+}
+static bool act_load(struct act *act, int fd)
+{
+	struct stat facts;
+	char *memory = CALL(SYS_fstat, fd, &facts) < 0 ? 0 : act_map((size_t)facts.st_size, PROT_READ, 0, fd);
+	if (!memory)
+		return false;
+	CALL(SYS_close, fd);
+	memcpy(&act->head, memory, sizeof act->head);
+	act->steps = (const struct act_step *)(memory + sizeof act->head);
+	act->data = (const char *)act->steps + act->head.steps;
+	act->filter = act->data + act->head.data;
+	char *text = (char *)act->filter + act->head.filter;
+	size_t strings = (size_t)act->head.argc + act->head.envc + act->head.candidates + 6;
+	char **room = (char **)act_map(strings * sizeof *room, PROT_READ | PROT_WRITE, MAP_ANONYMOUS, -1);
+	if (!room)
+		return false;
+	act->argv = act_strings(&room, &text, act->head.argc);
+	act->environ = act_strings(&room, &text, act->head.envc);
+	act->candidates = act_strings(&room, &text, act->head.candidates);
+	return true;
+}
+static int number_of(const char *text)
+{
+	int number = 0;
+	while (*text >= '0' && *text <= '9')
+		number = number * 10 + *text++ - '0';
+	return number;
+}
+
+static int program(int argc, char **argv, char **environment)
+{
+	static struct act act;
+	static long given[2 + ACT_SLOTS];
+	int count = argc - 1;
+
+	(void)environment;
+	// As soon as a container's namespaces are entered, its processes must not look into us.
+	CALL(SYS_prctl, PR_SET_DUMPABLE, 0);
+	CALL(SYS_prctl, PR_SET_NAME, "ketch-init");
+	if (count < 2 || count > 2 + ACT_SLOTS)
+		return 2;
+	for (int i = 0; i < count; i++)
+		given[i] = number_of(argv[i + 1]);
+	act.born = (int)given[0];
+	memcpy(act.slots, given + 2, (size_t)(count - 2) * sizeof *given);
+	if (act_keep_only(given, count) == 0 && act_load(&act, (int)given[1]))
+		act_run(&act);
+	return 127;
 }

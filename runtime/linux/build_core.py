@@ -15,7 +15,7 @@ ffi.set_source(
     "runtime.linux._core",
     '#include "core.c"',
     include_dirs=[HERE],
-    depends=[os.path.join(HERE, "core.c"), os.path.join(HERE, "act.c")],
+    depends=[os.path.join(HERE, name) for name in ("core.c", "act.h")],
     extra_compile_args=["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter"],
 )
 

@@ -3,6 +3,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include "act.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -23,6 +24,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -279,4 +281,46 @@ long k_reset_signals(void)
 	sigemptyset(&none);
 	RESULT(sigprocmask(SIG_SETMASK, &none, 0));
 }
-#include "act.c"
+
+struct start { int program; char **argv; const int *kept; unsigned int count; };
+static int start_program(void *argument)
+{
+	static char *const nothing[] = {0};
+	const struct start *start = argument;
+	for (unsigned int i = 0; i < start->count; i++)
+		fcntl(start->kept[i], F_SETFD, 0); // in this process: the table of descriptors is its own
+	syscall(SYS_execveat, start->program, "", start->argv, nothing, AT_EMPTY_PATH);
+	_exit(127);
+}
+// Run act.c's program, which is open as `act`, with these descriptors: the list of calls, then its slots. Until it is executed the new process
+// uses our memory while we wait, so that nothing is copied. Answers the pid that it gives birth to, as a child of ours, or -errno.
+long k_act(int act, const int *given, unsigned int count)
+{
+	char stack[65536] __attribute__((aligned(16))), numbers[ACT_SLOTS][12], *argv[ACT_SLOTS + 2] = {"ketch-init"};
+	int born[2], kept[ACT_SLOTS], child = 0;
+	sigset_t all, before;
+
+	if (count >= ACT_SLOTS || pipe2(born, O_CLOEXEC) < 0)
+		return count >= ACT_SLOTS ? -E2BIG : -errno;
+	kept[0] = born[1];
+	memcpy(kept + 1, given, count * sizeof *given);
+	for (unsigned int i = 0; i <= count; i++) {
+		snprintf(numbers[i], sizeof numbers[i], "%d", kept[i]);
+		argv[i + 1] = numbers[i];
+	}
+	struct start start = {act, argv, kept, count + 1};
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, &before); // a handler of ours must not run in a process that uses our memory
+	long r = clone(start_program, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, &start);
+	r = r < 0 ? -errno : r;
+	close(born[1]);
+	if (r > 0) {
+		if (read(born[0], &child, sizeof child) != sizeof child)
+			child = -ECHILD;
+		while (waitpid((pid_t)r, 0, 0) < 0 && errno == EINTR)
+			;
+	}
+	close(born[0]);
+	sigprocmask(SIG_SETMASK, &before, 0);
+	return r < 0 ? r : child;
+}

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where our own programs are: the commands, for whoever starts one by exec, and the reaper."""
+"""Where our own programs are: the commands, for whoever starts one by exec, and two small ones in C."""
 
 import os
 
 _LIBRARY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 REAPER = os.path.join(_LIBRARY, "runtime", "linux", "reaper")
+ACT = os.path.join(_LIBRARY, "runtime", "linux", "act")
 
 
 def command(name: str) -> str:

@@ -1,26 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A list of system calls for a child that interprets no Python (act.c): built here, run there, or not at all."""
+"""A list of system calls for a process that interprets no Python (act.c): built here, run there, or not at all."""
 
 import errno
 import os
 import struct
 
-from runtime.linux import syscalls
-from runtime.linux._core import ffi, lib
+from runtime.linux import installation, mounts, syscalls
+from runtime.linux._core import lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from mmap import mmap
-    from typing import Any
 
 _STEP = struct.Struct("=ihhII6q")
 _SKIP, _SKIP_AT = struct.Struct("=h"), 6  # where it is in a step
-_HEAD = struct.Struct("=8I")  # bytes of steps, data and filter; flags, report; counts of three lists of strings
+_HEAD = struct.Struct("=8I")
 _NUMBER, _SLOT, _ADDRESS = range(3)
 _NOWHERE = -1
 _UNUSED = [(0,) * (6 - count) for count in range(7)]
-_MOST_SLOTS = 255
+_MOST_SLOTS = lib.ACT_SLOTS
 
 
 class Slot:
@@ -110,7 +108,7 @@ class Builder:
         candidates: "Sequence[str]",
         filter_: "tuple[bytes, int]",
     ) -> bytes:
-        """The program as bytes, to be loaded here or in another process."""
+        """The program as bytes, in the layout of act.h."""
         steps = bytes(self._steps)
         code, flags = filter_
         texts = [os.fsencode(text) for strings in (argv, environ, candidates) for text in strings]
@@ -120,58 +118,35 @@ class Builder:
         return b"".join((head, steps, data, code, *(text + b"\0" for text in texts)))
 
 
-class Program:
-    """A program with the memory that it lies in, for any number of children."""
+def opened() -> int:
+    """act.c's program: a read-only clone of its mount, as whoever looks at /proc/PID/exe of a new container finds this.
 
-    __slots__ = ("_arrays", "_memory", "_program")
+    Opened once and early: an upgrade may put another into its place, which knows another layout.
+    """
+    global _opened
+    if _opened < 0:
+        with mounts.clone(installation.ACT, recursive=False) as tree:
+            tree.set_attributes(set_=lib.MOUNT_ATTR_RDONLY)
+            _opened, tree.fd = tree.fd, -1
+    return _opened
 
-    def __init__(self, memory: "bytes | mmap") -> None:
-        length, size, code, flags, report, *counts = _HEAD.unpack_from(memory)
-        start = self._memory = ffi.from_buffer("char[]", memory)
-        steps = start + _HEAD.size
-        place = _HEAD.size + length + size + code
-        arrays: list[Any] = []
-        self._arrays = arrays
-        for count in counts:
-            array = ffi.new("char *[]", count + 2)  # an end, and room for HOME
-            for index in range(count):
-                array[index] = start + place
-                place = memory.find(b"\0", place) + 1
-            arrays.append(array)
-        self._program = ffi.new(
-            "k_program *",
-            {
-                "steps": steps,
-                "data": steps + length,
-                "filter": steps + length + size,
-                "step_count": length // _STEP.size,
-                "filter_count": code // 8,
-                "filter_flags": flags,
-                "report": report,
-                "argv": arrays[0],
-                "environ": arrays[1],
-                "candidates": arrays[2],
-            },
-        )
 
-    def release(self) -> None:
-        """Let go of the memory, which can then be unmapped."""
-        ffi.release(self._memory)
+_opened = -1
 
-    def run_between(self, given: "Sequence[int]") -> int:
-        """The pid of a child of ours that is born where a process in between has gone; see k_act."""
-        return self._run(given, 0, -1, in_between=True)
 
-    def run(self, given: "Sequence[int]", flags: int, cgroup_fd: int = -1) -> int:
-        """The pid of a child cloned with these flags."""
-        return self._run(given, flags, cgroup_fd, in_between=False)
+def in_memory(text: bytes) -> int:
+    """A program where other processes can map it: a memfd."""
+    memory = os.memfd_create("ketch-program", os.MFD_CLOEXEC)
+    os.write(memory, text)
+    return memory
 
-    def _run(self, given: "Sequence[int]", flags: int, cgroup_fd: int, *, in_between: bool) -> int:
-        slots = ffi.new("long[]", list(given))
-        result = lib.k_act(self._program, slots, len(given), flags, cgroup_fd, in_between)
-        if result < 0:
-            syscalls.fail(result, "clone3", f"{flags:#x}")
-        return int(result)
+
+def run(act: int, memory: int, given: "Sequence[int]") -> int:
+    """Run a program with these descriptors; the pid that it gives birth to, a child of ours."""
+    result = lib.k_act(act, [memory, *given], len(given) + 1)
+    if result < 0:
+        syscalls.fail(result, "clone3")
+    return int(result)
 
 
 EXECUTED = b"+"  # what a program whose execve has succeeded has reported, and nothing after it
