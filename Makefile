@@ -60,8 +60,8 @@ build: setup $(VENV)/bin/ketch ## Compile the C parts; afterwards .venv/bin/{ket
 	@mkdir -p build/cni/bin
 	@for plugin in $$($(VENV)/bin/python -c 'from cni.protocol import PLUGINS; print(*PLUGINS)'); do ln -sfn ../../../$(VENV)/bin/ketch-cni build/cni/bin/$$plugin; done
 
-$(VENV)/bin/ketch: runtime/linux/launcher.c $(VENV)/ready Makefile
-	@cc -std=gnu11 -O2 -Wall -Wextra -Werror -static -s -o $@.new $< \
+$(VENV)/bin/ketch: runtime/linux/launcher.c runtime/linux/bare.h $(VENV)/ready Makefile
+	@cc -std=gnu11 -O2 -Wall -Wextra -Werror -static -s -nostdlib -fno-stack-protector -o $@.new $< \
 	  -DLIBRARY='"$(TOP)"' -DINTERPRETER="\"$$(realpath $(VENV)/bin/python)\"" \
 	  -DDEPENDENCIES="\"$$(echo $(TOP)/$(VENV)/lib/python3*/site-packages)\""
 	@mv $@.new $@

@@ -17,8 +17,7 @@ from setuptools.command.build import build
 
 COMMANDS = ("ketch", "ketch-runtime", "ketch-cri", "ketch-cni", "ketch-spawner")
 CC = shlex.split(os.environ.get("CC", "cc"))
-CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
-BARE = ["-nostdlib", "-fno-stack-protector"]  # bare.h
+CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-nostdlib", "-fno-stack-protector"]
 
 
 IMAGE = f"cold-{importlib.util.MAGIC_NUMBER[:2].hex()}.image"
@@ -63,8 +62,7 @@ class BuildPrograms(Command):
 
 def compile_program(source, target):
     os.makedirs(os.path.dirname(target), exist_ok=True)
-    bare = BARE if source.endswith("/act.c") else []
-    subprocess.run([*CC, *CFLAGS, *bare, "-o", target, source], check=True)
+    subprocess.run([*CC, *CFLAGS, "-o", target, source], check=True)
 
 
 build.sub_commands = [*build.sub_commands, ("build_programs", None)]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""create and start for a warm spawner: the whole init compiled to system calls, run by a child without Python.
+"""create and start for a warm spawner: the whole init compiled to system calls, which a small program runs (act.c).
 
     spawner                                keeper                          init, the keeper's child
       │ reads, plans, record, cgroup          │                               │
-      ├── text of the program ──────────────► │ clones ─────────────────────► │ groups, namespaces, root, masks
+      ├── text of the program ──────────────► │ executes act, which clones ─► │ groups, namespaces, root, masks
       │                                       │ pid and start time to record  │
       │                                       ├── go ───────────────────────► │ confinement, execve
       │                                       │ ◄──────── end of the report ──┤

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""exec for a warm spawner: what joins a container is compiled to system calls once, and run by a child without Python.
+"""exec for a warm spawner: what joins a container is compiled to system calls once, which a small program runs.
 
     spawner ── shares its memory, waits ──► in between: opens cgroups, enters namespaces; clones ──► the program, born
        │                                     in the PID namespace, our child: cgroups, limits, confinement, execve

@@ -10,21 +10,16 @@
  * PREFIX/bin/NAME -> PREFIX/bin/python3 and PREFIX/lib/python3.N/site-packages. Neither PATH nor PYTHON* is looked at.
  */
 #define _GNU_SOURCE
-#include <errno.h>
+#include "bare.h"
+#include <dirent.h>
+#include <elf.h>
 #include <fcntl.h>
-#include <glob.h>
-#include <libgen.h>
 #include <limits.h>
 #include <linux/mount.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/auxv.h>
 #include <sys/mman.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #ifndef LIBRARY
@@ -46,77 +41,186 @@ static const char code[] =
 	"except Exception:pass\n"
 	"from runtime.linux.start import start;start()";
 
-static void fail(const char *what, const char *path, const char *hint)
+static const char *digits(unsigned long number)
 {
-	fprintf(stderr, "ketch: cannot %s %s: %s (%s)\n", what, path, strerror(errno), hint);
-	exit(127);
+	static char text[24];
+	char *at = text + sizeof(text) - 1;
+
+	do
+		*--at = (char)('0' + number % 10);
+	while (number /= 10);
+	return at;
+}
+
+static const char *reason(long error)
+{
+	switch (error) {
+	case -EPERM: return "Operation not permitted";
+	case -ENOENT: return "No such file or directory";
+	case -ENOEXEC: return "Exec format error";
+	case -ENOMEM: return "Cannot allocate memory";
+	case -EACCES: return "Permission denied";
+	case -ENOTDIR: return "Not a directory";
+	case -EMFILE: return "Too many open files";
+	case -ENAMETOOLONG: return "File name too long";
+	}
+	return digits((unsigned long)-error); /* errno(3) has all of them */
+}
+
+__attribute__((noreturn)) static void fail(const char *what, const char *path, long error, const char *hint)
+{
+	const char *parts[] = {"ketch: cannot ", what, " ", path, ": ", reason(error), " (", hint, ")\n"};
+	struct iovec text[sizeof(parts) / sizeof(*parts)];
+
+	for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++)
+		text[i] = (struct iovec){(char *)parts[i], strlen(parts[i])};
+	CALL(SYS_writev, STDERR_FILENO, text, sizeof(parts) / sizeof(*parts));
+	CALL(SYS_exit_group, 127);
+	__builtin_unreachable();
+}
+
+/* A path of four parts, of which the last may be empty. */
+static const char *joined(char *to, const char *one, const char *two, const char *three, const char *four)
+{
+	const char *parts[] = {one, two, three, four};
+	size_t length = 0;
+
+	for (size_t i = 0; i < 4; i++) {
+		size_t more = strlen(parts[i]);
+
+		if (length + more >= PATH_MAX)
+			fail("use", one, -ENAMETOOLONG, "install it at a shorter path");
+		memcpy(to + length, parts[i], more);
+		length += more;
+	}
+	to[length] = 0;
+	return to;
+}
+
+static const char *last_slash(const char *path)
+{
+	const char *found = 0;
+
+	for (; *path; path++)
+		if (*path == '/')
+			found = path;
+	return found;
 }
 
 /* What a caller left closed of 0, 1 and 2 would be the number of the next file we open: a container's stdio, perhaps. */
 static void hold_standard_descriptors(void)
 {
-	int fd;
+	long fd;
 
-	while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= STDERR_FILENO)
+	while ((fd = CALL(SYS_openat, AT_FDCWD, "/dev/null", O_RDWR)) >= 0 && fd <= STDERR_FILENO)
 		;
 	if (fd >= 0)
-		close(fd);
+		CALL(SYS_close, fd);
 }
 
-static int read_only_clone(const char *path)
+static long read_only_clone(const char *path)
 {
 	struct mount_attr attributes = {.attr_set = MOUNT_ATTR_RDONLY};
-	int fd = syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	long fd = CALL(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	long r = fd < 0 ? fd : CALL(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &attributes, sizeof(attributes));
 
-	if (fd >= 0 && syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH, &attributes, sizeof(attributes)) == 0)
-		return fd;
-	if (fd >= 0)
-		close(fd);
-	return -1;
+	if (r < 0 && fd >= 0)
+		CALL(SYS_close, fd);
+	return r < 0 ? r : fd;
 }
 
-static int sealed_copy(const char *path)
+static long sealed_copy(const char *path)
 {
-	int from = open(path, O_RDONLY | O_CLOEXEC), to = memfd_create("ketch", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	struct stat status;
+	long from = CALL(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC), moved;
+	long to = CALL(SYS_memfd_create, "ketch", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 
-	if (from < 0 || to < 0 || fstat(from, &status) < 0)
-		return -1;
-	for (off_t done = 0; done < status.st_size;)
-		if (sendfile(to, from, &done, status.st_size - done) <= 0)
-			return -1;
-	close(from);
-	return fcntl(to, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0 ? -1 : to;
+	if (from < 0 || to < 0)
+		return from < 0 ? from : to;
+	while ((moved = CALL(SYS_sendfile, to, from, 0, 1L << 30)) > 0)
+		;
+	CALL(SYS_close, from);
+	if (moved == 0)
+		moved = CALL(SYS_fcntl, to, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE);
+	return moved < 0 ? moved : to;
+}
+
+/* The path without symlinks, as the kernel tells it of an open file. */
+static long real_path(const char *path, char *real)
+{
+	char link[PATH_MAX];
+	long fd = CALL(SYS_openat, AT_FDCWD, path, O_PATH | O_CLOEXEC), length;
+
+	if (fd < 0)
+		return fd;
+	length = CALL(SYS_readlinkat, AT_FDCWD, joined(link, "/proc/self/fd/", digits((unsigned long)fd), "", ""), real, PATH_MAX - 1);
+	CALL(SYS_close, fd);
+	if (length >= 0)
+		real[length] = 0;
+	return length;
+}
+
+/* The first python3.N of PREFIX/lib that has our packages; library is PREFIX/lib at first. */
+static bool find_library(char *library)
+{
+	struct { ino64_t ino; off64_t offset; unsigned short size; unsigned char type; char name[]; } *entry;
+	char entries[4096] __attribute__((aligned(8))), found[PATH_MAX], start[PATH_MAX];
+	long fd = CALL(SYS_openat, AT_FDCWD, library, O_RDONLY | O_DIRECTORY | O_CLOEXEC), size;
+
+	while (fd >= 0 && (size = CALL(SYS_getdents64, fd, entries, sizeof(entries))) > 0)
+		for (long at = 0; at < size; at += entry->size) {
+			entry = (void *)(entries + at);
+			if (strlen(entry->name) < 7 || !same(entry->name, "python3", 7))
+				continue;
+			joined(found, library, "/", entry->name, "/site-packages");
+			if (CALL(SYS_faccessat, AT_FDCWD, joined(start, found, "/runtime/linux/start.py", "", ""), F_OK) == 0) {
+				joined(library, found, "", "", "");
+				CALL(SYS_close, fd);
+				return true;
+			}
+		}
+	return false;
 }
 
 static void find_installation(char *interpreter, char *library)
 {
-	char self[PATH_MAX], pattern[PATH_MAX + 64];
-	glob_t found;
+	char prefix[PATH_MAX], path[PATH_MAX];
+	long r = real_path("/proc/self/exe", prefix);
 
-	if (!realpath("/proc/self/exe", self))
-		fail("find", "/proc/self/exe", "is /proc mounted?");
-	char *prefix = dirname(dirname(self));
-	snprintf(pattern, sizeof(pattern), "%s/bin/python3", prefix);
-	if (!realpath(pattern, interpreter))
-		fail("find the interpreter", pattern, "the installation is incomplete; install again");
-	snprintf(pattern, sizeof(pattern), "%s/lib/python3*/site-packages/runtime/linux/start.py", prefix);
-	if (glob(pattern, 0, NULL, &found) != 0)
-		fail("find the library", pattern, "the installation is incomplete; install again");
-	snprintf(library, PATH_MAX, "%.*s", (int)(strlen(found.gl_pathv[0]) - strlen("/runtime/linux/start.py")),
-		 found.gl_pathv[0]);
+	if (r < 0)
+		fail("find", "/proc/self/exe", r, "is /proc mounted?");
+	for (int up = 0; up < 2; up++)
+		*(char *)last_slash(prefix) = 0;
+	if ((r = real_path(joined(path, prefix, "/bin/python3", "", ""), interpreter)) < 0)
+		fail("find the interpreter", path, r, "the installation is incomplete; install again");
+	if (!find_library((char *)joined(library, prefix, "/lib", "", "")))
+		fail("find the library in", library, -ENOENT, "the installation is incomplete; install again");
 }
 
-int main(int argc, char **argv, char **environment)
+/* What execve was given: argv[0] is the caller's choice, but tells the name where this one is a descriptor's. */
+static char *own_name(int argc, char **argv, char **environment)
 {
-	char interpreter[PATH_MAX] = INTERPRETER, library[PATH_MAX] = LIBRARY, *arguments[argc + 10];
-	/* What execve was given: argv[0] is the caller's choice, but tells the name where this one is a descriptor's. */
-	char *name = (char *)getauxval(AT_EXECFN);
-	int n = 0, fd;
+	char *name = 0;
+
+	while (*environment)
+		environment++;
+	for (Elf64_auxv_t *fact = (void *)(environment + 1); fact->a_type != AT_NULL; fact++)
+		if (fact->a_type == AT_EXECFN)
+			name = (char *)fact->a_un.a_val;
+	if (!name || same(name, "/dev/fd/", 8) || same(name, "/proc/", 6))
+		name = argc ? argv[0] : "ketch";
+	return name;
+}
+
+static int program(int argc, char **argv, char **environment)
+{
+	static char interpreter[PATH_MAX] = INTERPRETER, library[PATH_MAX] = LIBRARY;
+	char *name = own_name(argc, argv, environment), *arguments[argc + 10];
+	/* Ctrl-C while the interpreter starts would be its "Fatal Python error"; start.py lets it in, as our own 130. */
+	const unsigned long interrupt = 1UL << (SIGINT - 1);
+	int n = 0;
+	long fd, r;
 
 	hold_standard_descriptors();
-	if (!name || !strncmp(name, "/dev/fd/", 8) || !strncmp(name, "/proc/", 6))
-		name = argc ? argv[0] : "ketch";
 	if (!*library)
 		find_installation(interpreter, library);
 	char *head[] = {interpreter, "-I", "-S", "-c", (char *)code, library, DEPENDENCIES, name};
@@ -126,20 +230,13 @@ int main(int argc, char **argv, char **environment)
 		arguments[n++] = argv[i];
 	arguments[n] = NULL;
 
-	/* Ctrl-C while the interpreter starts would be its "Fatal Python error"; start.py lets it in, as our own 130. */
-	if (!strcmp(strrchr(name, '/') ? strrchr(name, '/') + 1 : name, "ketch")) {
-		sigset_t interrupt;
-
-		sigemptyset(&interrupt);
-		sigaddset(&interrupt, SIGINT);
-		sigprocmask(SIG_BLOCK, &interrupt, NULL);
-	}
+	CALL(SYS_rt_sigprocmask, SIG_BLOCK, &interrupt, 0, sizeof(interrupt));
 	fd = read_only_clone(interpreter);
-	if (fd < 0 && faccessat(AT_FDCWD, interpreter, W_OK, AT_EACCESS) == 0 && (fd = sealed_copy(interpreter)) < 0)
-		fail("make a sealed copy of", interpreter, "needed because this user may write to it; is memory short?");
+	if (fd < 0 && CALL(SYS_faccessat, AT_FDCWD, interpreter, W_OK) == 0 && (fd = sealed_copy(interpreter)) < 0)
+		fail("make a sealed copy of", interpreter, fd, "needed because this user may write to it; is memory short?");
 	if (fd < 0)
-		execve(interpreter, arguments, environment);
+		r = CALL(SYS_execve, interpreter, arguments, environment);
 	else
-		execveat(fd, "", arguments, environment, AT_EMPTY_PATH);
-	fail("execute", interpreter, "run make build or install again");
+		r = CALL(SYS_execveat, fd, "", arguments, environment, AT_EMPTY_PATH);
+	fail("execute", interpreter, r, "run make build or install again");
 }

@@ -3,27 +3,24 @@
  *
  * It is no Python because any container of the pod may look at /proc/1/root: this runs in an empty read-only root.
  */
-#define _GNU_SOURCE
+#include "bare.h"
 #include <signal.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-int main(void)
+static int program(int argc, char **argv, char **environment)
 {
-	sigset_t awaited;
-	int received;
+	const unsigned long awaited = 1UL << (SIGCHLD - 1) | 1UL << (SIGTERM - 1) | 1UL << (SIGINT - 1);
+	long received;
 
-	sigemptyset(&awaited);
-	sigaddset(&awaited, SIGCHLD);
-	sigaddset(&awaited, SIGTERM);
-	sigaddset(&awaited, SIGINT);
+	(void)argc, (void)argv, (void)environment;
 	/* Blocked, so that one that comes while we reap stays pending. The kernel ignores what PID 1 has not asked for. */
-	sigprocmask(SIG_BLOCK, &awaited, NULL);
+	CALL(SYS_rt_sigprocmask, SIG_BLOCK, &awaited, 0, sizeof awaited);
 	/* SIGCHLD does not queue: whoever died before the mask was set, or twice in one signal, is found by this loop. */
 	for (;;) {
-		while (waitpid(-1, NULL, WNOHANG) > 0)
+		while (CALL(SYS_wait4, -1, 0, WNOHANG) > 0)
 			;
-		if (sigwait(&awaited, &received) == 0 && received != SIGCHLD)
+		received = CALL(SYS_rt_sigtimedwait, &awaited, 0, 0, sizeof awaited);
+		if (received > 0 && received != SIGCHLD)
 			return 0;
 	}
 }

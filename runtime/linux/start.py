@@ -24,8 +24,7 @@ def start() -> None:
     _name_this_process(name)
     module = _ENTRIES.get(name, _PLUGINS)
     try:
-        if name == "ketch":
-            _let_interrupts_in()
+        _let_interrupts_in()
         code = __import__(module, fromlist=["main"]).main()
         sys.stdout.flush()
     except BrokenPipeError:

@@ -62,7 +62,7 @@ def test_page_faults_of_an_exec_stay_within_their_budget(node: Node) -> None:
     for _ in range(10):
         node.client.exec_sync(request)
     wait_until(lambda: _children(spawner) <= others)
-    assert (faults(spawner) - before) / 10 < 600  # the spawner's own, its child's, and those of `true`
+    assert (faults(spawner) - before) / 10 < 200  # most are those of `true`
 
 
 def _children(pid: int) -> set[int]:

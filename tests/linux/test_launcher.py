@@ -17,6 +17,7 @@ import pytest
 from tests.support import kernel
 from tests.support.needs import needs
 
+BARE = ["-static", "-nostdlib", "-fno-stack-protector"]
 SOURCE = Path(__file__).parents[2] / "runtime/linux/launcher.c"
 # Stands in for runtime/linux/start.py: says what it sees, then waits to be told to end.
 START = """
@@ -40,7 +41,7 @@ class Installation:
         self.launcher = directory / "ketch-runtime"
         library = f'-DLIBRARY="{directory}/library"'
         python = f'-DINTERPRETER="{self.interpreter}"'
-        command = ["cc", "-O1", library, '-DDEPENDENCIES=""', python, "-o", self.launcher, SOURCE]
+        command = ["cc", "-O1", *BARE, library, '-DDEPENDENCIES=""', python, "-o", self.launcher, SOURCE]
         subprocess.run(command, check=True)
 
     @property
