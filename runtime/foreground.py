@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
-from runtime import attending, create, remove
+from runtime import attending, create, quick_create, remove
 from runtime.commands import life
 
 TYPE_CHECKING = False
@@ -32,17 +32,25 @@ def run(settings: Options, options: Options) -> int:
         from runtime import own_terminal  # loads signal and tty: as long as all the rest
 
         terminal = own_terminal.offer(request, detach=detach)
-    created = create.create(request)
-    life.show_warnings(settings, created)
+    created = quick_create.run(request) if terminal is None else None
+    if created is None:
+        created = create.create(request)
+        life.show_warnings(settings, created)
+        _release(created)
+    else:
+        life.show_warnings(settings, created)
+    if detach:
+        return 0
+    return _attend(settings, created, terminal, keep=options.flag("--keep"))
+
+
+def _release(created: Created) -> None:
     try:
         create.release(created)
     except BaseException:
         remove.remove(created.record, run_hooks=True)
         _reap(created.record.pid)
         raise
-    if detach:
-        return 0
-    return _attend(settings, created, terminal, keep=options.flag("--keep"))
 
 
 def _reap(pid: int) -> None:

@@ -38,6 +38,7 @@ class JoinRequest:
     """What exec needs to know. `process` is an OCI process object as raw JSON. `sibling`: the process becomes a child
     of our parent. `stdio`: descriptors for 0, 1, 2. `console_fd`: a connected socket for the terminal's master.
     `subreaper`: what the program's children orphan falls to it, so that its keeper can find and end all of them.
+    `plain`: nothing but a process with our own stdio is wanted, so it may be made without an interpreter.
     `here`: this process itself enters the container's namespaces, and stays there; a fork less for a process that has
     nothing else to do."""
 
@@ -48,6 +49,7 @@ class JoinRequest:
         "here",
         "id",
         "ignore_paused",
+        "plain",
         "preserve_fds",
         "process",
         "root",
@@ -69,6 +71,7 @@ class JoinRequest:
         self.here = False
         self.ignore_paused = False
         self.cgroup_path: dict[str, str] = {}
+        self.plain = False
 
 
 class Joined:
@@ -76,7 +79,7 @@ class Joined:
 
     __slots__ = ("pid", "plan", "warnings")
 
-    def __init__(self, pid: int, plan: joiner.JoinPlan, warnings: list[str]) -> None:
+    def __init__(self, pid: int, plan: joiner.JoinPlan | None, warnings: list[str]) -> None:
         self.pid = pid
         self.plan = plan
         self.warnings = warnings
@@ -115,6 +118,11 @@ def join(request: JoinRequest) -> Joined:
     """Run the process; returns when execve has succeeded."""
     entry = record.load(request.root, request.id)
     _check_status(entry, request)
+    if request.plain:
+        from runtime import quick_joining
+
+        if (pid := quick_joining.join(request, entry)) is not None:
+            return Joined(pid, None, [])
     config = config_of(entry)
     try:
         process = parse.process(Object(request.process, "process"))

@@ -19,7 +19,7 @@ import os
 from runtime import create, launch, record, remove
 from runtime.errors import RuntimeFailure
 from runtime.inside import execute, init
-from runtime.linux import cgroup, durable, namespaces, syscalls
+from runtime.linux import cgroup, durable, namespaces, processes, program, syscalls
 from runtime.linux._core import lib
 from runtime.linux.program import Builder
 from runtime.plan import container, flat
@@ -28,7 +28,7 @@ from runtime.plan.flat_root import RootBuilder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from runtime.linux.program import Slot
     from runtime.plan.container import Plan
@@ -41,24 +41,27 @@ GO = b"g"
 class Prepared:
     """A container of which everything is there but its init."""
 
-    __slots__ = ("entry", "lock", "memory_cgroup", "text")
+    __slots__ = ("entry", "lock", "memory_cgroup", "plan", "text")
 
-    def __init__(self, entry: Record, lock: durable.Locked, text: bytes) -> None:
+    def __init__(self, entry: Record, lock: durable.Locked, text: bytes, plan: Plan) -> None:
         self.entry = entry
         self.lock = lock
         self.text = text
+        self.plan = plan
         self.memory_cgroup = entry.cgroup_paths.get(cgroup.UNIFIED if entry.cgroup_v2 else "memory", "")
 
 
 def prepare(request: create.CreateRequest, give_back: Callable[[Builder], None]) -> Prepared:
     """Plan, record and cgroup; NotFlat, or an error, with nothing left behind."""
     record.check_id(request.id)
-    if request.seed < 0 or request.systemd_cgroup or os.stat(request.config_path).st_size > MOST_BYTES:
-        raise NotFlat("no seed, systemd's groups, or much to read")
-    data, config = create.read_config(request.config_path)
+    if request.systemd_cgroup or os.stat(request.config_path).st_size > MOST_BYTES:
+        raise NotFlat("systemd's groups, or much to read")
+    data, config = request.config or create.read_config(request.config_path)
     layout = cgroup.layout()
     plan = create.plan_for(request, config, layout)
     _check(plan)
+    if request.seed < 0 and plan.process_steps and not syscalls.capget()[0] & flat.CAP_SYS_RESOURCE:
+        raise NotFlat("what is refused here is told who gave the command, and a list of calls has no words")
     text = _compile(plan, request, give_back)
     directory = create.reserve(request, plan)
     lock = record.lock(directory)
@@ -72,7 +75,62 @@ def prepare(request: create.CreateRequest, give_back: Callable[[Builder], None])
         lock.close()
         undo(entry)
         raise
-    return Prepared(entry, lock, text)
+    return Prepared(entry, lock, text, plan)
+
+
+def give_birth(entry: Record, act: int, memory: int, stdio: Sequence[int], seed: int) -> int:
+    """The init, until it is on its way to its program; gives the descriptor on which it reports how that went."""
+    said, report = os.pipe2(os.O_CLOEXEC)
+    going, go = os.pipe2(os.O_CLOEXEC)
+    try:
+        entry.pid = program.run(act, memory, [*stdio, report, going, *([seed] if seed >= 0 else [])])
+        entry.start_time = processes.start_time(entry.pid) or 0
+        entry.save()
+        os.write(go, GO)
+    except BaseException:
+        os.close(said)
+        raise
+    finally:
+        for fd in (report, going, go):
+            os.close(fd)
+    return said
+
+
+def run(request: create.CreateRequest) -> create.Created | None:
+    """For a cold command: the container, whose program runs and has our stdio. None where that takes the long way."""
+    special = request.console_socket or request.pid_file or request.pidfd_socket or request.options.preserve_fds
+    if special or request.options.rootless:
+        return None
+    try:
+        act = program.opened()
+        prepared = prepare(request, lambda _: None)
+    except (OSError, ValueError, RuntimeFailure, NotFlat):
+        return None
+    entry, plan = prepared.entry, prepared.plan
+    try:
+        if _has_executed(entry, act, prepared):
+            return create.Created(entry, plan, None, list(plan.warnings))
+    except OSError:
+        pass
+    except BaseException:
+        undo(entry)
+        raise
+    undo(entry)
+    return None
+
+
+def _has_executed(entry: Record, act: int, prepared: Prepared) -> bool:
+    memory = program.in_memory(prepared.text)
+    stdio = [os.dup(fd) for fd in range(3)]
+    try:
+        with prepared.lock, open(give_birth(entry, act, memory, stdio, -1), "rb", 0) as said:
+            if said.read() == program.EXECUTED:
+                return True
+    finally:
+        for fd in (memory, *stdio):
+            os.close(fd)
+    os.waitpid(entry.pid, 0)
+    return False
 
 
 def undo(entry: Record) -> None:
@@ -106,17 +164,18 @@ def _compile(plan: Plan, request: create.CreateRequest, give_back: Callable[[Bui
     process = plan.config.process
     assert process is not None
     builder = Builder()
-    stdin, stdout, stderr, report, go, seed = (builder.slot() for _ in range(6))
+    stdin, stdout, stderr, report, go, seed = (builder.slot() for _ in range(6))  # as give_birth hands them over
     root = RootBuilder(builder, plan)
     give_back(builder)
     flat.oom_scores(builder, plan.process_steps)
     _give_birth(builder, plan)
     _enter(builder, plan)
     root.open_host()
-    builder.call(lib.SYS_setns, seed, lib.CLONE_NEWNS)
-    builder.close(seed)
+    if request.seed >= 0:
+        builder.call(lib.SYS_setns, seed, lib.CLONE_NEWNS)
+        builder.close(seed)
     builder.call(lib.SYS_unshare, lib.CLONE_NEWNS)
-    root.build(init.SEED_ROOT)
+    root.build(init.SEED_ROOT if request.seed >= 0 else plan.bind_root.path)
     builder.call(lib.SYS_umask, 0o022)
     may_raise = bool(syscalls.capget()[0] & flat.CAP_SYS_RESOURCE)
     flat.limits(builder, plan.process_steps, may_raise)

@@ -92,13 +92,44 @@ def compiled(
     return made
 
 
+def join(request: joining.JoinRequest, entry: Record) -> int | None:
+    """For a cold command: the pid of the program, which has our stdio. None where it must be done the long way."""
+    try:
+        text = _compile(request.root, entry, request.process, lambda _: None, subreaper=False, silent=False)
+        running = Compiled(entry, request.process, text, subreaper=False)
+        given = [running.open_init()]
+    except (OSError, ValueError, NotFlat, RuntimeFailure):
+        return None
+    try:
+        said, report = os.pipe2(os.O_CLOEXEC)
+        given += [report, *(os.dup(fd) for fd in range(3))]
+        pidfd, _, stdin, stdout, stderr = given
+        pid = running.run(stdin, stdout, stderr, report, pidfd)
+    except OSError:
+        return None
+    finally:
+        for fd in given:
+            os.close(fd)
+    with open(said, "rb", 0) as stream:
+        if stream.read() == program.EXECUTED:
+            return pid
+    os.waitpid(pid, 0)
+    return None
+
+
 def forget(container_id: str) -> None:
     """The container has ended."""
     _known.pop(container_id, None)
 
 
 def _compile(
-    root: str, entry: Record, raw: dict[str, Any], give_back: Callable[[Builder], None], *, subreaper: bool
+    root: str,
+    entry: Record,
+    raw: dict[str, Any],
+    give_back: Callable[[Builder], None],
+    *,
+    subreaper: bool,
+    silent: bool = True,
 ) -> bytes:
     config = joining.config_of(entry)
     try:
@@ -109,12 +140,14 @@ def _compile(
     if process.terminal or flags & lib.CLONE_NEWUSER or process.cpu_affinity_initial:
         raise NotFlat("a terminal, a user namespace or an affinity")
     filter_ = _filter(root, config)
-    _, permitted, _ = syscalls.capget()
+    permitted = syscalls.capget()[1]
     facts = container.HostFacts(cgroup_v2=entry.cgroup_v2, capabilities=permitted, euid=os.geteuid(), egid=os.getegid())
     try:
-        steps, confinement, _, _ = container.plan_joining(config, process, facts, userns=False)
+        steps, confinement, _, warnings = container.plan_joining(config, process, facts, userns=False)
     except SpecError as error:
         raise NotFlat(str(error)) from None
+    if not silent and (warnings or (steps and not permitted & flat.CAP_SYS_RESOURCE)):
+        raise NotFlat("warnings, perhaps: a list of calls has no words for them")
 
     builder = Builder()
     stdin, stdout, stderr, report, pidfd = (builder.slot() for _ in range(5))

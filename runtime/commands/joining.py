@@ -46,8 +46,12 @@ def _exec(settings: Options, options: Options) -> int:
         if detach:
             raise RuntimeFailure("a terminal with --detach needs --console-socket to hand it over")
         terminal, request.console_fd = own_terminal.make_offer()
+    told = settings.given("--debug", "--log-level")
+    special = request.console_socket or request.preserve_fds or request.ignore_paused or request.cgroup_path
+    request.plain = not (told or special or terminal)
     joined = joining.join(request)
-    debug(settings, ["joining process: " + sentence for sentence in joiner.describe(joined.plan)])
+    if joined.plan is not None:
+        debug(settings, ["joining process: " + sentence for sentence in joiner.describe(joined.plan)])
     try:
         _publish(options, joined.pid)
     except RuntimeFailure:

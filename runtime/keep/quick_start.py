@@ -8,7 +8,7 @@ from runtime import quick_create, record
 from runtime.create import CreateRequest
 from runtime.errors import RuntimeFailure
 from runtime.keep import oom, seed, standing
-from runtime.linux import processes, program
+from runtime.linux import program
 from runtime.linux.program import EXECUTED
 from runtime.plan.flat import NotFlat
 
@@ -21,6 +21,8 @@ def prepare(state_dir: str, request: dict[str, Any]) -> quick_create.Prepared | 
     asked.seed = seed.fd
     asked.shares_cgroup = True
     asked.systemd_cgroup = request["systemd_cgroup"]
+    if seed.fd < 0:
+        return None
     try:
         program.opened()
         return quick_create.prepare(asked, standing.give_back_in)
@@ -45,19 +47,8 @@ class QuickStart:
     def __init__(self, given: dict[str, Any], act: int, memory: int, stdio: list[int]) -> None:
         self._given = given
         self.entry = record.Record(given["directory"], given["facts"])
-        self.report, theirs = os.pipe2(os.O_CLOEXEC)
-        going, go = os.pipe2(os.O_CLOEXEC)
-        try:
-            self.pid = program.run(act, memory, [*stdio, theirs, going, seed.fd])
-            self.entry.pid, self.entry.start_time = self.pid, processes.start_time(self.pid) or 0
-            self.entry.save()
-            os.write(go, quick_create.GO)
-        except BaseException:
-            os.close(self.report)
-            raise
-        finally:
-            for fd in (theirs, going, go):
-                os.close(fd)
+        self.report = quick_create.give_birth(self.entry, act, memory, stdio, seed.fd)
+        self.pid = self.entry.pid
 
     def executed(self) -> bool:
         """Once the report has ended: whether by execve."""
