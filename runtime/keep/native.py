@@ -27,23 +27,29 @@ def warm_up() -> None:
         getattr(lib, name)
 
 
+def create_request(request: dict[str, Any], state_dir: str) -> create.CreateRequest:
+    """What every container of a keeper has in common, however it is made."""
+    asked = create.CreateRequest(request["runtime_root"] or state_dir + "/runtime", request["id"], request["bundle"])
+    asked.seed = seed.fd
+    asked.shares_cgroup = True
+    asked.systemd_cgroup = request["systemd_cgroup"]
+    return asked
+
+
 class Maker:
     """create, start, and on failure the one teardown, of one container. The init becomes our parent's child."""
 
     def __init__(self, request: dict[str, Any], state_dir: str) -> None:
         self._request = request
-        self._root: str = request["runtime_root"] or state_dir + "/runtime"
+        self._state_dir = state_dir
         self._created: create.Created | None = None
         self._terminal: list[int] = []
 
     def create(self, stdio: list[int]) -> int:
         """The pid of the init, which waits for start."""
-        asked = create.CreateRequest(self._root, self._request["id"], self._request["bundle"])
+        asked = create_request(self._request, self._state_dir)
         asked.hold = False
         asked.sibling = True
-        asked.seed = seed.fd
-        asked.shares_cgroup = True
-        asked.systemd_cgroup = self._request["systemd_cgroup"]
         if self._request["tty"]:
             ours, theirs = fdpass.pair()
             asked.console_fd = theirs.fileno()

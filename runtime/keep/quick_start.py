@@ -5,9 +5,8 @@ import os
 from typing import Any
 
 from runtime import quick_create, record
-from runtime.create import CreateRequest
 from runtime.errors import RuntimeFailure
-from runtime.keep import oom, seed, standing
+from runtime.keep import native, oom, seed, standing
 from runtime.linux import program
 from runtime.linux.program import EXECUTED
 from runtime.plan.flat import NotFlat
@@ -17,15 +16,11 @@ def prepare(state_dir: str, request: dict[str, Any]) -> quick_create.Prepared | 
     """In the spawner: everything but the init; None where it must be done the long way, which finds the words."""
     if request["handler"] or request["tty"]:
         return None
-    asked = CreateRequest(request["runtime_root"] or state_dir + "/runtime", request["id"], request["bundle"])
-    asked.seed = seed.fd
-    asked.shares_cgroup = True
-    asked.systemd_cgroup = request["systemd_cgroup"]
     if seed.fd < 0:
         return None
     try:
         program.opened()
-        return quick_create.prepare(asked, standing.give_back_in)
+        return quick_create.prepare(native.create_request(request, state_dir), standing.give_back_in)
     except (OSError, ValueError, RuntimeFailure, NotFlat):
         return None
 

@@ -28,7 +28,8 @@ def compiled(name: str) -> str:
     source, program = Path(__file__).with_name(f"{name}.c"), PROGRAMS / name
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         program.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["cc", "-O2", "-static", "-o", program, source], check=True)
+        bare = ["-nostdlib", "-fno-stack-protector"] if "bare.h" in source.read_text() else []
+        subprocess.run(["cc", "-O2", "-static", *bare, "-o", program, source], check=True)
     return str(program)
 
 
