@@ -100,17 +100,17 @@ def join(request: joining.JoinRequest, entry: Record) -> int | None:
         given = [running.open_init()]
     except (OSError, ValueError, NotFlat, RuntimeFailure):
         return None
-    try:
-        said, report = os.pipe2(os.O_CLOEXEC)
-        given += [report, *(os.dup(fd) for fd in range(3))]
-        pidfd, _, stdin, stdout, stderr = given
-        pid = running.run(stdin, stdout, stderr, report, pidfd)
-    except OSError:
-        return None
-    finally:
-        for fd in given:
-            os.close(fd)
+    said, report = os.pipe2(os.O_CLOEXEC)
     with open(said, "rb", 0) as stream:
+        try:
+            given += [report, *(os.dup(fd) for fd in range(3))]
+            pidfd, _, stdin, stdout, stderr = given
+            pid = running.run(stdin, stdout, stderr, report, pidfd)
+        except OSError:
+            return None
+        finally:
+            for fd in given:
+                os.close(fd)
         if stream.read() == program.EXECUTED:
             return pid
     os.waitpid(pid, 0)
