@@ -4,7 +4,7 @@
 from runtime.linux import netlink_messages as m
 from runtime.linux.steps import Step
 
-from ..addresses import BITS, Prefix, to_text
+from ..addresses import BITS, Prefix, parse_ip, to_text
 from ..call import Call
 from ..errors import CONFLICT, INVALID_CONFIG, MISMATCH, NOT_AVAILABLE, CniError, bad_config
 from ..ipam import client as ipam
@@ -84,12 +84,16 @@ class InsideSide(Step):
                     m.add_route(to_gateway, ip.gateway).tolerating(17),
                     m.add_route(by_gateway, str(subnet)).tolerating(17),
                 ]
-        own = {None, *(ip.gateway for ip in self.ips)}
-        # Another neighbour of the subnet as a gateway: no route of ours says that it is on this link.
         requests += [
-            interface.route_request(route, link.index, onlink=route.gateway not in own) for route in self.routes
+            interface.route_request(route, link.index, onlink=self._is_by_neighbour(route)) for route in self.routes
         ]
         inside.netlink.transact(*requests)
+
+    def _is_by_neighbour(self, route: Route) -> bool:
+        """Its gateway is another member of the subnet: no route of ours says that it is on this link."""
+        if not route.gateway or route.gateway in {ip.gateway for ip in self.ips}:
+            return False
+        return any(ip.prefix.contains(*parse_ip(route.gateway)) for ip in self.ips)
 
 
 def add(call: Call) -> "dict[str, Any]":
