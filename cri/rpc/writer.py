@@ -143,15 +143,17 @@ class Writer:
         data = memoryview(struct.pack(">BL", 0, len(content)) + content)
         while data:
             with self._room:
-                while (fits := min(len(data), self._window, call.window, frames.FRAME_BYTES)) <= 0:
-                    self._still_there(call)
-                    if not self._room.wait(_PATIENCE_SECONDS):
-                        raise Failed(Code.RESOURCE_EXHAUSTED, f"the client has read nothing for {_PATIENCE_SECONDS} s")
+                if not self._room.wait_for(lambda: self._room_for(call) or not self._is_there(call), _PATIENCE_SECONDS):
+                    raise Failed(Code.RESOURCE_EXHAUSTED, f"the client has read nothing for {_PATIENCE_SECONDS} s")
                 self._still_there(call)
+                fits = min(len(data), self._room_for(call))
                 self._window -= fits
                 call.window -= fits
                 self._put(frames.frame(frames.DATA, 0, call.id, bytes(data[:fits])))
             data = data[fits:]
+
+    def _room_for(self, call: Call) -> int:
+        return max(0, min(self._window, call.window, frames.FRAME_BYTES))
 
     def _send_to(self, call: Call, data: bytes) -> None:
         with self._lock:

@@ -304,9 +304,13 @@ def test_who_stops_reading_is_sent_away_and_holds_up_nobody(rig: Rig, monkeypatc
 def test_who_opens_no_window_is_told_that_the_answer_ends(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "_PATIENCE_SECONDS", 1)
     with _opened(rig, frames.PREFACE, _asking(1, "count", b"100000")) as client:
-        said = b""
-        while b"grpc-message" not in said:
-            said += client.recv(65536)
+        client.settimeout(0.2)
+        said, deadline = b"", time.monotonic() + 20
+        while b"grpc-message" not in said and time.monotonic() < deadline:
+            try:
+                said += client.recv(65536)
+            except TimeoutError:
+                client.sendall(frames.window_update(0, 1))  # of the connection; the stream's stays shut
     assert b"read nothing" in said
 
 
