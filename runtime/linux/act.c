@@ -16,6 +16,7 @@
 #include <limits.h>
 #include <linux/filter.h>
 #include <linux/magic.h>
+#include <linux/openat2.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <signal.h>
@@ -135,6 +136,77 @@ static long act_not_proc(const int64_t *a)
 	long r = CALL(SYS_fstatfs, a[0], &facts);
 	return r < 0 ? r : facts.f_type == PROC_SUPER_MAGIC ? -ELOOP : 0;
 }
+static long act_open_in(const int64_t *a, const char *path, uint64_t flags)
+{
+	struct open_how how = {.flags = flags | O_PATH | O_CLOEXEC, .resolve = (uint64_t)a[2]};
+	long r;
+	do
+		r = CALL(SYS_openat2, a[0], *path ? path : ".", &how, sizeof how);
+	while (r == -EAGAIN || r == -EINTR); // a rename raced with the walk
+	return r;
+}
+// Each missing directory on the way; a symlink is followed inside the root, one that dangles is not ordinary.
+static long act_directory_in(const int64_t *a, const char *path)
+{
+	char done[PATH_MAX] = "";
+	long r = act_open_in(a, path, O_DIRECTORY);
+	for (const char *part = path, *end; r == -ENOENT && *part; part = end) {
+		while (*part == '/')
+			part++;
+		for (end = part; *end && *end != '/'; end++)
+			;
+		size_t length = (size_t)(end - part), before = strlen(done);
+		if (!length || (length == 1 && *part == '.'))
+			continue;
+		if (before + length + 2 > sizeof done)
+			return -ENAMETOOLONG;
+		long parent = act_open_in(a, done, O_DIRECTORY);
+		if (parent < 0)
+			return parent;
+		done[before] = '/';
+		memcpy(done + before + 1, part, length);
+		done[before + 1 + length] = 0;
+		long made = CALL(SYS_mkdirat, parent, done + before + 1, 0755);
+		CALL(SYS_close, parent);
+		if (made < 0 && made != -EEXIST)
+			return made;
+	}
+	return r == -ENOENT ? act_open_in(a, path, O_DIRECTORY) : r;
+}
+static long act_file_in(const int64_t *a, const char *path)
+{
+	char parent[PATH_MAX];
+	size_t length = strlen(path), name;
+	long directory, r = act_open_in(a, path, 0);
+	if (r != -ENOENT || length >= sizeof parent)
+		return r;
+	while (length && path[length - 1] == '/')
+		length--;
+	for (name = length; name && path[name - 1] != '/'; name--)
+		;
+	memcpy(parent, path, length);
+	parent[length] = 0;
+	if (name)
+		parent[name - 1] = 0;
+	if ((directory = act_directory_in(a, name ? parent : "")) < 0)
+		return directory;
+	// O_EXCL: a dangling symlink in the last place must not make us create its target unseen.
+	r = CALL(SYS_openat, directory, parent + name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0644);
+	if (r >= 0) {
+		CALL(SYS_close, r);
+		r = CALL(SYS_openat, directory, parent + name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	}
+	CALL(SYS_close, directory);
+	return r;
+}
+// Where something is to be mounted, made where it is missing. a: root, path, how names are resolved, what comes there: if that
+// is known (not -1) and no directory, it needs a file.
+static long act_target(const int64_t *a)
+{
+	const char *path = (const char *)a[1];
+	long kind = a[3] < 0 ? 1 : act_kind(a[3], 1, 2);
+	return kind < 0 ? kind : kind == 1 ? act_directory_in(a, path) : act_file_in(a, path);
+}
 // Signals as a program expects them, for what is ignored and the mask survive execve; the filter, which may forbid anything but execve.
 static long act_execute(struct act *act)
 {
@@ -180,6 +252,7 @@ static long act_special(struct act *act, int call, const int64_t *a)
 	case ACT_SKIP: return -EPERM;
 	case ACT_NOT_PROC: return act_not_proc(a);
 	case ACT_AWAIT: return act_await(a);
+	case ACT_TARGET: return act_target(a);
 	case ACT_BIRTH: return act_give_birth(act, a);
 	case ACT_EXECUTE: return act_execute(act);
 	}

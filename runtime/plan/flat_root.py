@@ -113,12 +113,7 @@ class RootBuilder:
             self._attributes(tree, set_=options.recursive_set, clear=options.recursive_clear, recursive=True)
         if options.set_ or options.clear:
             self._attributes(tree, set_=options.set_, clear=options.clear)
-        is_directory = self._builder.call(lib.ACT_DIRECTORY, tree, bear=(errno.ENOTDIR,))
-        self._directory(step.destination)
-        over_file = self._builder.always()
-        self._builder.skip_to_here(is_directory)
-        self._file(step.destination)
-        self._builder.skip_to_here(over_file)
+        self._builder.call(lib.ACT_TARGET, self.root, step.destination, beneath.IN_ROOT, tree, into=self._target)
         self._attach_checked(tree, step)
         self._builder.close(tree)
 
@@ -222,46 +217,11 @@ class RootBuilder:
 
     def _directory(self, path: str) -> None:
         """The target slot: a directory of the root, made where it is missing."""
-        opened, done = self._open_if_there(self._target, path, DIRECTORY)
-        self._builder.skip_to_here(opened)
-        self._make_directories(path)
-        self._open(self._target, path, DIRECTORY)
-        self._builder.skip_to_here(done)
-
-    def _file(self, path: str) -> None:
-        """The same for a file, or whatever is there."""
-        opened, done = self._open_if_there(self._target, path, PATH)
-        self._builder.skip_to_here(opened)
-        parent, _, name = path.rstrip("/").rpartition("/")
-        self._make_directories(parent)
-        self._open(self._parent, parent, DIRECTORY)
-        # O_EXCL: a dangling symlink in the last place must not make us create its target unseen.
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._builder.call(lib.SYS_openat, self._parent, name, flags, 0o644, into=self._target)
-        self._builder.close(self._target)
-        self._builder.call(lib.SYS_openat, self._parent, name, PATH | os.O_NOFOLLOW, into=self._target)
-        self._builder.close(self._parent)
-        self._builder.skip_to_here(done)
-
-    def _open_if_there(self, into: Slot, path: str, flags: int) -> tuple[int, int]:
-        """Opened, and over what follows; or on with what follows."""
-        opened = self._open(into, path, flags, bear=(errno.ENOENT,))
-        return opened, self._builder.always()
+        self._builder.call(lib.ACT_TARGET, self.root, path, beneath.IN_ROOT, -1, into=self._target)
 
     def _open(self, into: Slot, path: str, flags: int, bear: Sequence[int] = ()) -> int:
         data = how(flags)
         return self._builder.call(lib.SYS_openat2, self.root, path or ".", data, len(data), into=into, bear=bear)
-
-    def _make_directories(self, path: str) -> None:
-        """Each missing one on the way; a symlink is followed inside the root, one that dangles is not ordinary."""
-        done = ""
-        for part in path.split("/"):
-            if not part or part == ".":
-                continue
-            self._open(self._parent, done, DIRECTORY)
-            self._builder.call(lib.SYS_mkdirat, self._parent, part, 0o755, bear=(errno.EEXIST,))
-            self._builder.close(self._parent)
-            done = f"{done}/{part}"
 
     # --- devices, names, masks ---
 

@@ -48,6 +48,8 @@ def mounts(top: Path) -> list[dict[str, Any]]:
         mount("/sys/fs/cgroup", "cgroup", "cgroup", *QUIET, "relatime", "ro"),
         mount("/etc/volume", "bind", str(top / "file"), "rbind", "rprivate", "rw"),
         mount("/a/b/volume", "bind", str(top / "file"), "bind", "ro"),
+        mount("/volume", "bind", str(top / "file"), "bind", "ro"),
+        mount("//c//./volume/", "bind", str(top / "file"), "bind", "ro"),
         mount("/volumes/deep", "bind", str(top / "folder"), "rbind", "rslave", "rro", "nosuid"),
     ]
 
