@@ -323,6 +323,7 @@ def _make_in_scope(request: CreateRequest, plan: Plan, layout: cgroup.Layout, en
     anchor = systemd_scope.start(plan.scope, group, layout)
     try:
         launch.apply_limits(plan, group)
+        launch.give_group_away(plan, group)
         systemd_scope.room_for_anchor(group, plan.limits, more=1)
         created = _make_in(group, request, plan, entry, lock_fd)
         systemd_scope.settle(plan, group, anchor)

@@ -43,7 +43,14 @@ def set_up_cgroup(plan: Plan, layout: cgroup.Layout) -> tuple[Group, list[str]]:
     group = cgroup.Group(plan.cgroup_paths, v2=plan.cgroup_v2)
     made = group.make(layout)
     apply_limits(plan, group)
+    give_group_away(plan, group)
     return group, made
+
+
+def give_group_away(plan: Plan, group: Group) -> None:
+    """To the container's user, where the specification's conditions for that hold."""
+    if plan.group_owner is not None:
+        cgroup.give(group.paths[cgroup.UNIFIED], plan.group_owner, -1)
 
 
 def apply_limits(plan: Plan, group: Group) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 from runtime.errors import CreateFailed
@@ -147,22 +146,8 @@ def settle(plan: Plan, group: Group, anchor: Anchor) -> None:
     if scope.delegate:
         top = group.paths[cgroup.UNIFIED]
         _hand_down(top, f"{top}/{scope.delegate}")
-        give_to_root(plan, f"{top}/{scope.delegate}")
-
-
-def give_to_root(plan: Plan, directory: str) -> None:
-    """A delegated group belongs to the container's root: the directory, and the files that the kernel names."""
-    uid = _outside(plan.namespaces.uid_mappings)
-    gid = _outside(plan.namespaces.gid_mappings)
-    files = (
-        cgroup.read("/sys/kernel/cgroup/delegate") or "cgroup.procs\ncgroup.threads\ncgroup.subtree_control"
-    ).split()
-    for path in (directory, *(f"{directory}/{name}" for name in files)):
-        try:
-            os.chown(path, uid, gid)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EPERM):
-                raise
+        mine = plan.namespaces
+        cgroup.give(f"{top}/{scope.delegate}", _outside(mine.uid_mappings), _outside(mine.gid_mappings))
 
 
 def _outside(mappings: Sequence[object]) -> int:

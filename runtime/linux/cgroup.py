@@ -435,6 +435,17 @@ def delegate_controllers(directory: str) -> None:
                 pass  # found out when a limit of this controller is asked for and its file is missing
 
 
+def give(directory: str, uid: int, gid: int) -> None:
+    """Who may divide a v2 group owns its directory and the files that the kernel names; -1 leaves a user or group."""
+    named = read("/sys/kernel/cgroup/delegate") or "cgroup.procs\ncgroup.threads\ncgroup.subtree_control"
+    for path in (directory, *(f"{directory}/{name}" for name in named.split())):
+        try:
+            posix.chown(path, uid, gid)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EPERM):
+                raise
+
+
 def _pause(attempt: int) -> None:
     """Between two looks at something that the kernel does asynchronously and has no event for."""
     import time

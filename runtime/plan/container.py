@@ -110,6 +110,24 @@ class Plan(Frozen):
         return "user" in self.namespaces.new or any(kind == "user" for kind, _ in self.namespaces.joined)
 
     @property
+    def group_owner(self) -> int | None:
+        """Whose the group is to be, by the host's number: the user's who sees nothing above it and may write to it."""
+        process = self.config.process
+        if process is None or not (self.cgroup_v2 and self.namespaces.new_cgroup and self._has_writable_groups()):
+            return None
+        if not self.userns:
+            return process.uid or None
+        for mapping in self.namespaces.uid_mappings:
+            if 0 <= process.uid - mapping.inside < mapping.size:
+                return mapping.host + process.uid - mapping.inside
+        return None
+
+    def _has_writable_groups(self) -> bool:
+        return any(
+            mount.destination == "/sys/fs/cgroup" and mount_plan.is_writable_cgroup(mount) for mount in self.mounts
+        )
+
+    @property
     def moved_by_systemd(self) -> bool:
         """A user may not move processes out of his session himself: his manager has it done, and the init waits."""
         return self.scope is not None and self.scope.user

@@ -429,6 +429,10 @@ class NamedHierarchyMount(MountStep):
                 hierarchy.attach("systemd", top.fd)
 
 
+def is_writable_cgroup(step: MountStep) -> bool:
+    return isinstance(step, CgroupMount) and not step.options.set_ & lib.MOUNT_ATTR_RDONLY
+
+
 class CgroupMount(MountStep):
     """The container's view of its control groups."""
 
