@@ -18,7 +18,7 @@ from tests.conformance import table
 from tests.conformance.table import Result
 from tests.e2e import cache, go_build, image_set, registry
 from tests.e2e.images import digest_of
-from tests.e2e.machine import Machine, power_on
+from tests.e2e.machine import PATIENCE, Machine, power_on
 from tests.e2e.runtimes import RUNTIMES, Network, Runtime
 
 HERE = Path(__file__).parent
@@ -77,7 +77,7 @@ def run(runtime: Runtime, folder: Path, flags: list[str], seconds: float, other:
     """One run of the suite; logs and the report stay in folder."""
     storage, critest = registry.storage("critest"), critest_with_our_digest(other)
     program = with_ginkgo(critest) if any(flag.startswith("--parallel") for flag in flags) else [str(critest)]
-    machine = power_on("critest", folder / "critest")
+    machine = power_on("critest", folder / "critest", is_under_systemd=runtime.is_under_systemd)
     try:
         _prepare(machine, runtime, storage)
         return _run_inside(machine, runtime, program, flags, seconds)
@@ -114,7 +114,7 @@ def _run_inside(
         f"--config={settings}",
         f"--runtime-endpoint={runtime.endpoint}",
         f"--image-endpoint={runtime.endpoint}",
-        "--runtime-service-timeout=60s",
+        f"--runtime-service-timeout={60 * PATIENCE:.0f}s",
         "--ginkgo.no-color",
         "--ginkgo.v",
         f"--ginkgo.timeout={seconds:.0f}s",
@@ -134,7 +134,7 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="critest", description=__doc__)
     parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="ketch")
     parser.add_argument("--focus", default="", help="a regular expression: only these specs")
-    parser.add_argument("--seconds", type=float, default=900)
+    parser.add_argument("--seconds", type=float, default=900 * PATIENCE)
     parser.add_argument("--keep", type=Path, help="where logs and the report go (default: a new folder below /tmp)")
     parser.add_argument("--seeds", type=int, default=1, help="so many runs in a row, each in another random order")
     parser.add_argument("--program", type=Path, help="another critest, such as one of the main branch")

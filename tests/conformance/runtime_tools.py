@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.conformance import table
 from tests.conformance.table import Result
 from tests.e2e import go_build, image_set
-from tests.e2e.machine import Machine, power_on
+from tests.e2e.machine import PATIENCE, Machine, power_on
 from tests.e2e.runtimes import PROJECT
 
 HERE = Path(__file__).parent
@@ -122,7 +122,7 @@ def mount_hierarchies(machine: Machine) -> list[str]:
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="runtime-tools", description=__doc__)
     parser.add_argument("--runtime", default="ketch", help="ketch, runc, or another runtime's name or path")
-    parser.add_argument("--seconds", type=float, default=60, help="for each program")
+    parser.add_argument("--seconds", type=float, default=60 * PATIENCE, help="for each program")
     parser.add_argument("--keep", type=Path, help="where the logs go (default: a new folder below /tmp)")
     parser.add_argument("program", nargs="*", help="only these")
     wanted = parser.parse_args(words)

@@ -73,9 +73,10 @@ def vacate(name: str) -> None:
     """
     if is_unified():
         root = MOUNTED / name
-        (root / "init").mkdir()
+        first = root / "init.scope"  # by this name systemd knows that the group above is its own to divide
+        first.mkdir()
         for pid in (root / "cgroup.procs").read_text().split():
-            (root / "init/cgroup.procs").write_text(pid)
+            (first / "cgroup.procs").write_text(pid)
 
 
 def remove(name: str, seconds: float = 20) -> None:

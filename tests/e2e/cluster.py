@@ -166,7 +166,8 @@ def _add_node(
 ) -> Cluster:
     name = f"node{number}"
     say(f"{name} on {runtime.name}")
-    added = Node(power_on(name, cluster.folder / name), runtime, number)
+    machine = power_on(name, cluster.folder / name, is_under_systemd=runtime.is_under_systemd)
+    added = Node(machine, runtime, number)
     cluster = dataclasses.replace(cluster, nodes=(*cluster.nodes, added))
     cluster.save()
     node.plug_in(cluster.site, added)
@@ -185,7 +186,8 @@ def join(cluster: Cluster, runtime: Runtime, settings: Mapping[str, Any] = Mappi
 def cut_power(cluster: Cluster, node_name: str) -> Cluster:
     """The node falls dead, and starts again with what its disk holds; it has no network configuration yet."""
     hurt = next(each for each in cluster.nodes if each.name == node_name)
-    again = dataclasses.replace(hurt, machine=power_cut(hurt.machine))
+    machine = power_cut(hurt.machine, is_under_systemd=hurt.runtime.is_under_systemd)
+    again = dataclasses.replace(hurt, machine=machine)
     cluster = dataclasses.replace(cluster, nodes=tuple(again if each is hurt else each for each in cluster.nodes))
     cluster.save()
     node.plug_in(cluster.site, again)

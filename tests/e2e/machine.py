@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A machine made of private namespaces: network, mounts, processes, host name, IPC and cgroups of its own.
 
-Its first process is pause.c. Killing that one ends every process in the machine; mounts and links go with them.
+Its first process is pause.c, or systemd where that shall divide its control groups. Killing that one ends every process
+in the machine; mounts and links go with them.
 """
 
 from __future__ import annotations
@@ -36,6 +37,18 @@ for knob in /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding
 done
 """
 
+# Waits for the machine's places, then becomes systemd. The units of the host stay out: only an empty target is started.
+# `container` keeps it from looking for hardware, the folder above v1's hierarchies, read-only, from mounting more.
+_BECOME_SYSTEMD = """
+read -r _ < "$0"
+[ -e /sys/fs/cgroup/cgroup.controllers ] || mount -o remount,bind,ro /sys/fs/cgroup
+mkdir -p /run/systemd/system
+printf '[Unit]\\nDefaultDependencies=no\\n' > /run/systemd/system/machine.target
+mount -t tmpfs none /etc/systemd/system
+exec env -i container=machine PATH="$PATH" /lib/systemd/systemd \\
+    --system --unit=machine.target --show-status=no --log-target=null
+"""
+
 # A service is put below the machine's root in every hierarchy, so that what it costs can be read there.
 _ENTER_GROUP = """
 group=/system/$1
@@ -54,7 +67,7 @@ exec "$@"
 
 
 # An emulated CPU is many times slower: the VM's driver says by how much.
-_PATIENCE = float(os.environ.get("KETCH_TIMEOUT_FACTOR", "1"))
+PATIENCE = float(os.environ.get("KETCH_TIMEOUT_FACTOR", "1"))
 
 
 # Version 2 is mounted with nsdelegate: nobody crosses the border of a cgroup namespace from inside, so enter before.
@@ -67,7 +80,7 @@ def _in_group(group: str, command: list[str]) -> list[str]:
 
 def until(seen: Callable[[], Any], what: str, seconds: float = 30, every: float = 0.05) -> Any:
     """Ask again until the answer is true, and return it; after too long say what did not happen."""
-    seconds *= _PATIENCE
+    seconds *= PATIENCE
     end = time.monotonic() + seconds
     while not (answer := seen()):
         if time.monotonic() > end:
@@ -122,7 +135,12 @@ class Machine:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside to its end; a failure shows what it printed."""
         done = subprocess.run(
-            self.inside(*command), input=given, capture_output=True, text=True, timeout=seconds, check=False
+            self.inside(*command),
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=seconds * PATIENCE,
+            check=False,
         )
         if check and done.returncode != 0:
             said = (done.stdout + done.stderr)[-2000:]
@@ -194,10 +212,10 @@ mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
 """
 
 
-def power_cut(machine: Machine) -> Machine:
+def power_cut(machine: Machine, *, is_under_systemd: bool = False) -> Machine:
     """The same machine after its power was cut and came back: another boot, with what its disk holds."""
     machine.power_off()
-    again = power_on(machine.name, machine.folder)
+    again = power_on(machine.name, machine.folder, is_under_systemd=is_under_systemd)
     again.run("sh", "-euc", _ANOTHER_BOOT)
     return again
 
@@ -225,16 +243,20 @@ def _pid_inside(pid: int) -> str | None:
     return next((line.split()[-1] for line in lines if line.startswith("NSpid:")), None)
 
 
-def power_on(name: str, folder: Path) -> Machine:
+def power_on(name: str, folder: Path, *, is_under_systemd: bool = False) -> Machine:
     """A machine whose writable places lie in folder: they are its disk, and what lies there already stays."""
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("*.pid"):
+    go = folder / "go"
+    for left in (*folder.glob("*.pid"), *folder.glob("go")):
         left.unlink()
     cgroup = f"ketch-rig-{name}-{os.getpid()}"
     groups = cgroup_root.create(cgroup)
-    front = _unshared(groups)
-    pause = local_programs.c_program("pause")
-    pid = until(lambda: _first_process(front.pid, pause), f"machine {name} starts", 10)
+    first = [str(local_programs.c_program("pause"))]
+    if is_under_systemd:
+        os.mkfifo(go)
+        first = ["/bin/sh", "-euc", _BECOME_SYSTEMD, str(go)]
+    front = _unshared(groups, first)
+    pid = until(lambda: _first_process(front.pid, Path(first[0])), f"machine {name} starts", 10)
     _fronts[pid] = front
     began = start_time(pid)
     assert began is not None
@@ -244,19 +266,27 @@ def power_on(name: str, folder: Path) -> Machine:
         cgroup_root.vacate(cgroup)
         machine.run("sh", "-euc", cgroup_root.MOUNT_INSIDE, "sh", hierarchies)
         machine.run("sh", "-euc", _PRIVATE_PLACES, "sh", str(folder), name)
+        if is_under_systemd:
+            go.write_text("\n")
+            until(lambda: _is_booted(machine), f"systemd comes up in {name}")
+            machine.run("hostname", name)  # systemd has set the host's
     except BaseException:
         machine.power_off()
         raise
     return machine
 
 
-def _unshared(groups: list[Path]) -> subprocess.Popen[bytes]:
-    """unshare with pause as its child, both in these groups first: a cgroup namespace's root is where its maker was."""
+def _is_booted(machine: Machine) -> bool:
+    return machine.run("systemctl", "is-system-running", check=False).stdout.strip() in ("running", "degraded")
+
+
+def _unshared(groups: list[Path], first: list[str]) -> subprocess.Popen[bytes]:
+    """unshare with that child, both in these groups first: a cgroup namespace's root is where its maker was."""
     enter = 'for group in $0; do echo $$ > "$group/cgroup.procs"; done; exec "$@"'
     namespaces = ["--net", "--mount", "--pid", "--uts", "--ipc", "--cgroup"]
     unshare = ["unshare", *namespaces, "--fork", "--propagation", "private", "--mount-proc"]
     return subprocess.Popen(
-        ["sh", "-euc", enter, " ".join(map(str, groups)), *unshare, str(local_programs.c_program("pause"))],
+        ["sh", "-euc", enter, " ".join(map(str, groups)), *unshare, *first],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -58,6 +58,7 @@ class Runtime:
     command: Callable[[], list[str]]
     has_masquerade_exceptions: bool
     kubelet: dict[str, Any] = field(default_factory=dict)  # settings of the kubelet that go with it
+    is_under_systemd: bool = False  # its machine's first process divides the control groups
 
     @property
     def endpoint(self) -> str:
@@ -129,7 +130,9 @@ def _containerd_command() -> list[str]:
     return ["env", path, str(go_build.program("containerd")), "--config", "/run/containerd.toml"]
 
 
-_KETCH = """[network]
+_KETCH = """[runtime]
+cgroup_driver = "{cgroup_driver}"
+[network]
 conf_dir = "{configuration}"
 plugin_dirs = ["{plugins}"]
 [images]
@@ -141,8 +144,9 @@ command = ["{runc}"]
 """
 
 
-def _ketch_files(registry: str) -> dict[str, str]:
+def _ketch_files(registry: str, cgroup_driver: str = "cgroupfs") -> dict[str, str]:
     text = _KETCH.format(
+        cgroup_driver=cgroup_driver,
         configuration=CNI_CONFIGURATION,
         plugins=_OUR_PLUGINS,
         runc=go_build.program("runc"),
@@ -170,4 +174,13 @@ RUNTIMES = {
         True,
     ),
     "ketch": Runtime("ketch", "/run/ketch/ketch.sock", _ketch_files, _ketch_command, True, _STATS_FROM_CRI),
+    "ketch-systemd": Runtime(
+        "ketch",
+        "/run/ketch/ketch.sock",
+        functools.partial(_ketch_files, cgroup_driver="systemd"),
+        _ketch_command,
+        True,
+        _STATS_FROM_CRI | {"cgroupDriver": "systemd"},
+        is_under_systemd=True,
+    ),
 }
