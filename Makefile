@@ -108,8 +108,8 @@ vm: ## Build its image once, freeze it, start it (two seconds from then on)
 	@$(PYTHON) -m vagrant.vm up
 vm-shell: ## A root shell inside
 	@$(PYTHON) -m vagrant.vm shell
-vm-test: build ## Push this tree, run inside what this machine cannot run, bring the reports back
-	@$(PYTHON) -m vagrant.vm test -- $(TESTS)
+vm-test: build ## Push this tree, run inside what this machine cannot run, bring the reports back (FLAGS=--ci: CI's part)
+	@$(PYTHON) -m vagrant.vm test $(FLAGS) -- $(TESTS)
 vm-test-all: build ## The same with every test (long: an emulated CPU is 4 to 30 times slower)
 	@$(PYTHON) -m vagrant.vm test --all
 vm-suite: build ## A suite of others inside, on programs that were built here: SUITE="critest --focus AppArmor", SUITE=e2e

@@ -39,6 +39,24 @@ def packages(suite: str) -> list[str]:
     return [*_SYSTEM.split(), *_TESTS.split(), KERNELS[suite]]
 
 
+# Where the guest has another Python than the host, its own pip makes the wheels, in there, with the host's settings and
+# certificates. Runs before CUSTOMIZE, which finds them in $WHEELS.
+MAKE_WHEELS = r"""set -e
+work=$1/making-wheels
+mkdir "$work"
+cp -L "${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}" "$work/ca.crt"
+cp "$WHEELS/requirements.txt" "$work/"
+cp /etc/pip.conf "$work/" 2> /dev/null || : > "$work/pip.conf"
+export PIP_CERT=/making-wheels/ca.crt PIP_CONFIG_FILE=/making-wheels/pip.conf PIP_FIND_LINKS=
+env -u REQUESTS_CA_BUNDLE -u CURL_CA_BUNDLE -u SSL_CERT_FILE chroot "$1" sh -ec '
+  cd /making-wheels
+  python3 -m venv builder
+  builder/bin/pip install -q wheel setuptools
+  builder/bin/pip wheel -q -w . wheel pip -r requirements.txt'
+mv "$work"/*.whl "$WHEELS/"
+rm -rf "$work"
+"""
+
 # Runs on the host with the guest's root directory as $1; $KEYS are the public keys that may log in.
 # An emulated CPU unpacks an initramfs slowly, so that holds only what finds the root disk; timers that wake a
 # frozen guest are masked; an empty machine-id gives each first boot an identity of its own.

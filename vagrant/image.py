@@ -74,7 +74,7 @@ class Image:
 def image(suite: str) -> Image:
     if suite not in guest.SUITES:
         raise SystemExit(f"vm: unknown Debian suite {suite!r}; known: {', '.join(guest.SUITES)}")
-    made_from = "\n".join([suite, *guest.packages(suite), guest.CUSTOMIZE, *_requirements(), str(_DISK_BYTES)])
+    made_from = "\n".join([suite, *guest.packages(suite), *_hooks(suite), *_requirements(), str(_DISK_BYTES)])
     digest = hashlib.sha256(made_from.encode()).hexdigest()[:12]
     return Image(suite, cache_directory() / f"{suite}-{digest}")
 
@@ -148,23 +148,24 @@ def _requirements() -> list[str]:
     return sorted({*wanted, *(name for extra in extras.values() for name in extra)})
 
 
+def _has_this_python(suite: str) -> bool:
+    """Whether wheels that are made here serve the guest."""
+    command = ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    ours = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return ours == guest.PYTHON_OF_SUITE[suite]
+
+
 def _wheels(suite: str, work: Path) -> Path:
-    """Wheels of everything that the tests import, for the guest's Python; empty where this host's Python differs."""
+    """What everything that the tests import is called, and its wheels if they can be made here."""
     wheels = work / "wheels"
     wheels.mkdir()
-    ours = subprocess.run(
-        ["/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
-    if ours != guest.PYTHON_OF_SUITE[suite]:
-        _say(f"{suite} has Python {guest.PYTHON_OF_SUITE[suite]}, this host {ours}: no wheels in the image")
-        return wheels
-    builder = work / "builder"
-    _run("/usr/bin/python3", "-m", "venv", builder)
-    # python-iptables comes as source and is built by the legacy path, which wants these in the environment
-    _run(builder / "bin/pip", "install", "-q", "wheel", "setuptools", PIP_FIND_LINKS="")
-    _run(builder / "bin/pip", "wheel", "-q", "-w", wheels, "wheel", "pip", *_requirements(), PIP_FIND_LINKS="")
     (wheels / "requirements.txt").write_text("\n".join(sorted({r.replace(" ", "") for r in _requirements()})) + "\n")
+    if _has_this_python(suite):
+        builder = work / "builder"
+        _run("/usr/bin/python3", "-m", "venv", builder)
+        # python-iptables comes as source and is built by the legacy path, which wants these in the environment
+        _run(builder / "bin/pip", "install", "-q", "wheel", "setuptools", PIP_FIND_LINKS="")
+        _run(builder / "bin/pip", "wheel", "-q", "-w", wheels, "wheel", "pip", *_requirements(), PIP_FIND_LINKS="")
     return wheels
 
 
@@ -182,15 +183,22 @@ def _sources(suite: str, work: Path) -> Path:
     return target
 
 
+def _hooks(suite: str) -> list[str]:
+    return [guest.CUSTOMIZE] if _has_this_python(suite) else [guest.MAKE_WHEELS, guest.CUSTOMIZE]
+
+
 def _bootstrap(suite: str, work: Path) -> None:
-    hook = work / "customize.sh"
-    hook.write_text(guest.CUSTOMIZE)
+    hooks = []
+    for number, script in enumerate(_hooks(suite)):
+        hook = work / f"customize-{number}.sh"
+        hook.write_text(script)
+        hooks.append(f'--customize-hook=sh {hook} "$1"')
     options = [
         "--mode=root", "--variant=minbase", "--quiet",
         "--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Languages \"none\"",
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude=/usr/share/{tree}/*" for tree in ("man", "doc", "locale")),
-        f"--customize-hook=sh {hook} \"$1\"", f"--include={','.join(guest.packages(suite))}",
+        *hooks, f"--include={','.join(guest.packages(suite))}",
     ]  # fmt: skip
     _run(
         "mmdebstrap", *options, suite, work / "root", _sources(suite, work),

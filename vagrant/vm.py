@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     shell.add_argument("words", nargs="*", help="the command")
     test = commands.add_parser("test", help="bring this tree in, run the tests, bring the reports back")
     test.add_argument("--all", action="store_true", help="every test, not only what the host cannot run")
+    test.add_argument("--ci", action="store_true", help="the part that CI has time for")
     test.add_argument("--report", type=Path, default=_PROJECT / "build" / "vm-report", help="where the reports go")
     test.add_argument("words", nargs="*", help="arguments for pytest instead of the chosen part")
     suite = commands.add_parser("suite", help="bring this tree in and run a suite of others on it")
@@ -117,7 +118,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.command == "suite":
         return run_tests.suite(chosen, options.report, options.suite_name, options.words)
     if options.command == "test":
-        return run_tests.run(chosen, options.report, options.words, everything=options.all)
+        words = [*run_tests.CI_PART] if options.ci else options.words
+        return run_tests.run(chosen, options.report, words, everything=options.all)
     return 0
 
 

@@ -173,6 +173,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     "tbf": _qdisc("root", "tbf", "rate", "1mbit", "burst", "32k", "latency", "10ms"),
     "nft": _command_in_a_netns("nft", "add", "table", "inet", "probe"),
     "iptables_nft": _command_in_a_netns("iptables-nft", "-t", "nat", "-S"),
+    "ipvs": _command_in_a_netns("ipvsadm", "--list"),
     "iptables_legacy": _command_in_a_netns("iptables-legacy", "-t", "nat", "-S"),
     "busybox": _exists("/bin/busybox"),
     "cc": _tool("cc"),

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links that not every kernel has: VLANs, ipvlan, dummy, VLAN-aware bridges; a kernel that lacks them is named."""
+"""Not in every kernel: VLANs, ipvlan, dummy, VLAN-aware bridges, WireGuard, IPVS; one that lacks a link is named."""
 
 import json
 from typing import Any
 
 import pytest
 
-from tests.linux.cni.world import Refused, World, address_of, bridge, call, dial, ip, run, serve_port
+from tests.linux.cni.world import HOST, OUTSIDE, Refused, World, address_of, bridge, call, dial, ip, run, serve_port
 from tests.support.needs import has, needs
 
 pytestmark = needs("root")
@@ -150,6 +150,47 @@ def test_an_ipvlan_without_ipam_takes_over_master_and_addresses_of_the_plugin_be
     assert "10.30.0.9" in [each["local"] for each in ip("-n", "pod", "addr", "show", "eth0")[0]["addr_info"]]
     call("ipvlan", "CHECK", {**conf, "prevResult": result}, "c", pod)
     call("ipvlan", "DEL", {**conf, "prevResult": result}, "c", pod)
+
+
+def _wireguard(netns: str, key: str, address: str, peer: str, *routes: str) -> None:
+    """One end of a tunnel over the link between the host and the outside; everything may come through it."""
+    inside = ["nsenter", f"--net={netns}"] if netns else []
+    run(*inside, "ip", "link", "add", "wg0", "type", "wireguard")
+    run(*inside, "ip", "addr", "add", f"{address}/24", "dev", "wg0")
+    far = OUTSIDE if not netns else HOST
+    script = f"echo {key} > /run/{address}.key && wg set wg0 listen-port 51820 private-key /run/{address}.key"
+    run(*inside, "sh", "-c", f"{script} peer {peer} allowed-ips 0.0.0.0/0 endpoint {far}:51820; rm /run/{address}.key")
+    run(*inside, "ip", "link", "set", "wg0", "up")
+    for route in routes:
+        run(*inside, "ip", "route", "add", route, "dev", "wg0")
+
+
+@needs("wireguard", "nft")
+def test_a_pod_reaches_another_node_through_a_tunnel_of_wireguard_with_its_mtu(host: World) -> None:
+    outside = host.outside()
+    keys = [run("wg", "genkey").strip() for _ in range(2)]
+    ours, theirs = (run("sh", "-c", f"echo {key} | wg pubkey").strip() for key in keys)
+    _wireguard("", keys[0], "10.200.0.1", theirs, "default")
+    _wireguard(outside, keys[1], "10.200.0.2", ours, "10.11.0.0/24")
+    pod = host.netns("pod")
+    result = call("bridge", "ADD", bridge(mtu="auto"), "c", pod)
+    serve_port(host, outside, 80)
+    assert dial(pod, "10.200.0.2", 80) == f"it|{address_of(result)}"
+    assert ip("-n", "pod", "link", "show", "eth0")[0]["mtu"] == 1420, "what a tunnel over Ethernet leaves"
+
+
+@needs("ipvs", "nft")
+def test_a_service_of_ipvs_leads_to_a_pod_from_outside_and_from_the_host(host: World) -> None:
+    outside, pod = host.outside(), host.netns("pod")
+    result = call("bridge", "ADD", bridge(ipMasq=True), "c", pod)
+    serve_port(host, pod, 80)
+    run("ipvsadm", "--add-service", "--tcp-service", f"{HOST}:8080", "--scheduler", "rr")
+    run("ipvsadm", "--add-server", "-t", f"{HOST}:8080", "-r", f"{address_of(result)}:80", "--masquerading")
+    try:
+        assert dial(outside, HOST, 8080) == f"it|{OUTSIDE}"
+        assert dial("", HOST, 8080) is not None
+    finally:
+        run("ipvsadm", "--clear")
 
 
 @pytest.mark.parametrize("plugin", ["vlan", "ipvlan", "dummy"])
