@@ -32,31 +32,27 @@ def serve(connection: wire.Connection, request: dict[str, Any]) -> int:
     """Answer a pin request; on failure nothing of it is left, nor when nobody hears the answer: whoever clears up after
     a killed caller may have done so while we were still at it."""
     done: list[str] = []
-    made = [path for path in _directories(request) if not os.path.isdir(path)]
+    made: list[str] = []
     try:
-        reaper = _pin(request, done)
+        reaper = _pin(request, done, made)
     except (OSError, PinFailed, ValueError) as why:
-        _undo(done)
+        _undo(done, made)
         connection.send({"error": f"cannot make the pod's namespaces: {why}", "kind": "refused"})
         return 0
     connection.send({"reaper": reaper})
     if connection.ended:
         if reaper is not None:
             processes.signal(reaper["pid"], reaper["start_time"], signal.SIGKILL)
-        _undo(done)
-        for directory in [path for path in made if not os.listdir(path)]:
-            mounts.detach(directory)
-            os.rmdir(directory)
+        _undo(done, made)
     return 0
 
 
-def _directories(request: dict[str, Any]) -> set[str]:
-    return {os.path.dirname(path) for path in request["pins"].values()}
-
-
-def _undo(done: list[str]) -> None:
+def _undo(done: list[str], made: list[str]) -> None:
     for path in done:
         namespaces.unpin(path)
+    for directory in [path for path in made if not os.listdir(path)]:
+        mounts.detach(directory)
+        os.rmdir(directory)
 
 
 def serve_unpin(connection: wire.Connection, request: dict[str, Any]) -> int:
@@ -71,13 +67,12 @@ def serve_unpin(connection: wire.Connection, request: dict[str, Any]) -> int:
     return 0
 
 
-def _pin(request: dict[str, Any], done: list[str]) -> dict[str, int] | None:
+def _pin(request: dict[str, Any], done: list[str], made: list[str]) -> dict[str, int] | None:
     pins: dict[str, str] = request["pins"]
     for name in pins:
         if name not in (*_MEMBER, "pid"):
             raise PinFailed(f"{name!r} is no namespace that can be pinned")
-    for directory in _directories(request):
-        share(directory)
+    made.extend(directory for directory in {os.path.dirname(path) for path in pins.values()} if share(directory))
     if "user" in pins:
         with _Helper(lambda step: _member(request, step)) as member:
             _map_ids(member.pid, request)
@@ -97,10 +92,14 @@ def _bind(pins: dict[str, str], pid: int | str, done: list[str]) -> None:
             done.append(pins[name])
 
 
-def share(directory: str) -> None:
+def share(directory: str) -> bool:
     """Bind a directory on itself and make it shared, once: pins then show in mount namespaces made before them, and
-    removing one does not fail because somebody's copy still holds it."""
-    os.makedirs(directory, 0o755, exist_ok=True)
+    removing one does not fail because somebody's copy still holds it. Says whether it was made for that."""
+    try:
+        os.makedirs(directory, 0o755)
+        made = True
+    except FileExistsError:
+        made = False
     directory = os.path.realpath(directory)
     lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -108,12 +107,13 @@ def share(directory: str) -> None:
         mount = _mount_at(directory)  # not at the lock: who held it may have mounted over what we had opened
         bound = mount is not None and mount.point == directory
         if bound and mount is not None and any(p.startswith("shared:") for p in mount.propagation):
-            return
+            return made
         if not bound:
             syscalls.mount(directory, directory, None, lib.MS_BIND | lib.MS_REC)
         mounts.set_propagation(directory, lib.MS_SHARED, recursive=True)
     finally:
         os.close(lock)
+    return made
 
 
 def _mount_at(directory: str) -> mountinfo.MountEntry | None:
