@@ -142,6 +142,8 @@ class Room:
                 book.load_container(made)
                 engine_container.remove(self.context, made.id)
         sandbox.remove(self.context, identity)
+        for records in (self.context.bundles, self.context.pods):
+            records.forget(identity)  # a folder that never got its record
         names.release_all(self.places, identity)
         if os.path.isdir(f"{self.places.root}/logs/{identity}"):
             beneath.remove_tree(f"{self.places.root}/logs/{identity}")
