@@ -58,9 +58,16 @@ class Load(threading.Thread):
 
 
 def spawner_pid(cri: Daemon) -> int:
-    from runtime.keep.client import Client
+    """Of one that answers: who was killed last may still take a connection on a busy machine, and then say nothing."""
+    from runtime.keep.client import Client, SpawnerGone
 
-    return int(Client(str(cri.state)).ping()["pid"])
+    client = Client(str(cri.state))
+    for _ in range(10):
+        try:
+            return int(client.ping()["pid"])
+        except SpawnerGone:
+            time.sleep(0.1)
+    return int(client.ping()["pid"])
 
 
 def keepers_of(spawner: int) -> list[int]:
