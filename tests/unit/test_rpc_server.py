@@ -316,11 +316,12 @@ def test_who_opens_no_window_is_told_that_the_answer_ends(rig: Rig, monkeypatch:
 
 def test_too_many_clients_are_sent_away_and_the_next_one_is_served(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_MOST_CLIENTS", 5)
-    held = [_opened(rig) for _ in range(20)]
-    with contextlib.suppress(ConnectionResetError):
-        assert held[-1].recv(100) == b""
-    for client in held:
-        client.close()
+    with contextlib.ExitStack() as held:
+        clients = [held.enter_context(_opened(rig)) for _ in range(20)]
+        with contextlib.suppress(ConnectionResetError):
+            assert clients[-1].recv(100) == b""
+    while rig.server._connections:  # until the server has heard that they went
+        time.sleep(0.01)
     assert rig.ask("echo", b"others") == b"others"
 
 
