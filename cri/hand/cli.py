@@ -62,7 +62,9 @@ def _flushed(code: int) -> int:
 
 def _run(top: grammar.Arguments) -> int:
     if top.flag("version"):
-        print("ketch version " + _version())
+        from runtime.version import VERSION
+
+        print(f"ketch version {VERSION}")
         return 0
     if not top.words or top.words[0] == "help":
         return _help_of(top.words[1:])
@@ -122,12 +124,6 @@ def _sentence(error: Exception) -> str:
 
 def _failed_in_run(words: list[str]) -> bool:
     return any(word in ("run", "create", "start", "exec") for word in words[:3])
-
-
-def _version() -> str:
-    from cri.hand.system import version_text
-
-    return version_text()
 
 
 if __name__ == "__main__":

@@ -9,13 +9,7 @@ import sys
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
 from cri.hand.templates import fill_template
-
-VERSION = "0.1.0"
-
-
-def version_text() -> str:
-    """The version, one word."""
-    return VERSION
+from runtime.version import SPEC_VERSION, VERSION
 
 
 def version(arguments: Arguments, _places: Places) -> int:
@@ -30,7 +24,7 @@ def version(arguments: Arguments, _places: Places) -> int:
             "Arch": {"x86_64": "amd64", "aarch64": "arm64"}.get(kernel.machine, kernel.machine),
             "KernelVersion": kernel.release,
         },
-        "Interfaces": {"OCI": "1.2.1", "CNI": "1.1.0", "CRI": "v1"},
+        "Interfaces": {"OCI": SPEC_VERSION, "CNI": "1.1.0", "CRI": "v1"},
     }
     return _print(known, arguments.text("format"))
 

@@ -4,26 +4,17 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from importlib import metadata
 from typing import Any
 
 from cri.engine import handlers
 from cri.engine.engine import Engine
 from proto import cri_pb2 as pb
 from runtime.linux.quick_dataclasses import asdict
+from runtime.version import VERSION
 
 KUBE_API_VERSION = "0.1.0"
 NAME = "ketch"
-
-
-@functools.cache
-def version() -> str:
-    try:
-        return metadata.version("ketch")
-    except metadata.PackageNotFoundError:
-        return "0.0.0"
 
 
 class NodeService:
@@ -34,7 +25,7 @@ class NodeService:
 
     def Version(self, request: Any, context: Any) -> Any:
         return pb.VersionResponse(
-            version=KUBE_API_VERSION, runtime_name=NAME, runtime_version=version(), runtime_api_version="v1"
+            version=KUBE_API_VERSION, runtime_name=NAME, runtime_version=VERSION, runtime_api_version="v1"
         )
 
     def Status(self, request: Any, context: Any) -> Any:

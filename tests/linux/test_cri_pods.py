@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from proto import cri_pb2 as pb
+from runtime.version import VERSION
 from tests.support.needs import needs
 from tests.support.pod_driver import BUSYBOX, TOP, Daemon, daemon, processes_of, wait_for
 
@@ -31,6 +32,7 @@ def refused(code: grpc.StatusCode) -> "pytest.RaisesExc[grpc.RpcError]":
 def test_a_kubelet_is_told_what_it_asks_first(cri: Daemon) -> None:
     version = cri.call("Version", version="0.1.0")
     assert (version.version, version.runtime_name, version.runtime_api_version) == ("0.1.0", "ketch", "v1")
+    assert version.runtime_version == VERSION
     status = cri.call("Status", verbose=True)
     assert {c.type: c.status for c in status.status.conditions} == {"RuntimeReady": True, "NetworkReady": True}
     assert "" in [h.name for h in status.runtime_handlers]
