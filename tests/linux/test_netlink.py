@@ -16,6 +16,7 @@ from runtime.linux import nft
 from runtime.linux.netlink import Netlink
 from runtime.linux.syscalls import KernelError
 from tests.support.needs import needs
+from tests.support.pod_driver import wait_for
 
 pytestmark = needs("root", "veth", "bridge", "nft")
 INET = 1  # NFPROTO_INET
@@ -79,6 +80,8 @@ def test_addresses_and_routes_are_what_ip_shows(net: Netlink) -> None:
     net.transact(m.add_address(link, "10.9.0.1", 24), m.add_address(link, "fd09::1", 64))
     body = m.route_body("10.10.0.0", 16, link=link, gateway="10.9.0.2", priority=50, mtu=1280, advmss=1200)
     net.transact(m.add_route(body, "10.10.0.0/16"))
+    # The kernel adds a link-local one in its own time.
+    wait_for(lambda: len(net.addresses(link)) == 3, 5, lambda: str(net.addresses(link)))
     ours = {a.text for a in net.addresses(link)}
     route = next(r for r in net.routes(socket.AF_INET) if r.destination == "10.10.0.0/16")
     shown = {f"{a['local']}/{a['prefixlen']}" for a in ip("address", "show", "left")[0]["addr_info"]}

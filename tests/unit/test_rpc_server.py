@@ -265,7 +265,8 @@ def _opened(rig: Rig, *data: bytes) -> socket.socket:
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(10)
     client.connect(str(rig.path))
-    client.sendall(b"".join(data))
+    if data:  # even of nothing, a client that was sent away is told EPIPE
+        client.sendall(b"".join(data))
     return client
 
 
