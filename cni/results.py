@@ -109,6 +109,13 @@ class Route:
         return cls(destination, gateway, *extras)
 
 
+class Answer(dict):  # type: ignore[type-arg]
+    """A result as JSON that knows what it was written from: who called us in process need not take it apart again."""
+
+    __slots__ = ("result",)
+    result: "Result"
+
+
 class Result:
     """Everything that the plugins of a chain have made so far."""
 
@@ -128,8 +135,9 @@ class Result:
 
     def to_json(self, version: str) -> "dict[str, Any]":
         if not versions.at_least(version, "0.3.0"):
-            return self._to_legacy(version)
-        answer: dict[str, Any] = {"cniVersion": version}
+            return self._to_legacy(version)  # which says less than we know, so it is read again
+        answer = Answer(cniVersion=version)
+        answer.result = self
         if self.interfaces:
             answer["interfaces"] = [interface.to_json(version) for interface in self.interfaces]
         if self.ips:
@@ -158,6 +166,8 @@ class Result:
 
     @classmethod
     def from_json(cls, raw: object, where: str = "prevResult") -> "Result":
+        if type(raw) is Answer:
+            return raw.result
         if not isinstance(raw, dict):
             raise CniError(DECODING_FAILURE, f"{where}: expected an object")
         fields = Fields(raw, where)

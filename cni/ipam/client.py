@@ -93,4 +93,7 @@ def _as(call: Call, command: str) -> Call:
 
 
 def _invoke(call: Call, command: str) -> "dict[str, Any] | None":
-    return delegate.invoke(plugin_of(call), command, call.environ, call.raw, in_process=call.in_process)
+    name = plugin_of(call)
+    if command == call.command and _is_ours(call, name):
+        return protocol.dispatch(name, call)  # the same environment and configuration: checked already
+    return delegate.invoke(name, command, call.environ, call.raw, in_process=call.in_process)

@@ -110,6 +110,9 @@ def text(kind: int, value: str) -> bytes:
     return attribute(kind, value.encode() + b"\0")
 
 
+_SKIP_STATS = u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+
+
 def packed_address(address: str) -> "tuple[int, bytes]":
     """The family and the bytes of an address in text."""
     family = AF_INET6 if ":" in address else AF_INET
@@ -205,13 +208,13 @@ def delete_link(index: int = 0, name: str | None = None) -> Request:
 
 
 def get_link(index: int = 0, name: str | None = None) -> Request:
-    body = _IFINFO.pack(0, 0, index, 0, 0) + u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+    body = _IFINFO.pack(0, 0, index, 0, 0) + _SKIP_STATS
     body += text(IFLA_IFNAME, name) if name else b""
     return Request("RTM_GETLINK", (name or f"link {index}",), RTM_GETLINK, 0, body)
 
 
 def dump_links() -> Request:
-    body = _IFINFO.pack(0, 0, 0, 0, 0) + u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+    body = _IFINFO.pack(0, 0, 0, 0, 0) + _SKIP_STATS
     return Request("RTM_GETLINK", ("all links",), RTM_GETLINK, NLM_F_DUMP, body)
 
 

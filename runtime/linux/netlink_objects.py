@@ -60,30 +60,46 @@ class Link:
     """A network interface."""
 
     __slots__ = (
-        "_data", "_port", "alias", "flags", "index", "kind", "lower", "lower_namespace", "mac", "master", "mtu",
-        "name", "operstate", "promiscuity", "queue_length", "slave_kind",
+        "_data", "_found", "_port", "flags", "index", "kind", "mac", "master", "mtu", "name", "operstate", "slave_kind",
     )  # fmt: skip
 
     def __init__(self, body: bytes) -> None:
         _, _, self.index, self.flags, _ = _IFINFO.unpack_from(body)
-        found = attributes(body, 16)
+        self._found = found = attributes(body, 16)
         self.name = as_text(found.get(m.IFLA_IFNAME))
         self.mtu = as_int(found.get(m.IFLA_MTU))
         self.mac = as_mac(found.get(m.IFLA_ADDRESS))
         self.master = as_int(found.get(m.IFLA_MASTER))
-        self.lower = as_int(found.get(m.IFLA_LINK))  # a veth's peer, a VLAN's or macvlan's lower device
-        namespace = found.get(m.IFLA_LINK_NETNSID)
-        self.lower_namespace = None if namespace is None else as_int(namespace)
         state = as_int(found.get(m.IFLA_OPERSTATE))
         self.operstate = OPERSTATES[state] if state < len(OPERSTATES) else str(state)
-        self.alias = as_text(found.get(m.IFLA_IFALIAS))
-        self.queue_length = as_int(found.get(m.IFLA_TXQLEN))
-        self.promiscuity = as_int(found.get(m.IFLA_PROMISCUITY))
         info = attributes(found.get(m.IFLA_LINKINFO, b""))
         self.kind = as_text(info.get(m.IFLA_INFO_KIND))
         self._data = info.get(m.IFLA_INFO_DATA, b"")
         self.slave_kind = as_text(info.get(m.IFLA_INFO_SLAVE_KIND))
         self._port = info.get(m.IFLA_INFO_SLAVE_DATA, b"")
+
+    @property
+    def lower(self) -> int:
+        """A veth's peer, a VLAN's or macvlan's lower device."""
+        return as_int(self._found.get(m.IFLA_LINK))
+
+    @property
+    def lower_namespace(self) -> int | None:
+        """The namespace of that one by its number here, if it is another."""
+        namespace = self._found.get(m.IFLA_LINK_NETNSID)
+        return None if namespace is None else as_int(namespace)
+
+    @property
+    def alias(self) -> str:
+        return as_text(self._found.get(m.IFLA_IFALIAS))
+
+    @property
+    def queue_length(self) -> int:
+        return as_int(self._found.get(m.IFLA_TXQLEN))
+
+    @property
+    def promiscuity(self) -> int:
+        return as_int(self._found.get(m.IFLA_PROMISCUITY))
 
     @property
     def data(self) -> dict[int, bytes]:
