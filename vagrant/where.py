@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which test ran where: what the machine skips must have run in CI's VM part or in the committed run of all.
+"""Which test ran where: what the machine skips must have run in another part of CI or in the committed run of all.
 
-python -m vagrant.where table MACHINE.xml [VM.xml]    prints the table; status 1 if a test ran nowhere
-python -m vagrant.where record VM.xml [COMMIT]        puts a run of the VM into vagrant/vm-test-all.txt
+python -m vagrant.where table MACHINE.xml [PART.xml...]   prints the table; status 1 if a test ran nowhere
+python -m vagrant.where record VM.xml [COMMIT]            puts a run of the VM into vagrant/vm-test-all.txt
 """
 
 from __future__ import annotations
@@ -90,8 +90,9 @@ def table(
         ran = "passed" in (here, newest)
         nowhere += not ran
         rows.append(f"{here:8} {newest:8} {'' if ran else 'NOWHERE '}{name}: {outcome.said[:60]}")
-    ran_in = f"machine: {_counts(machine)}\nCI's VM part: {_counts(part)}\nnewest vm-test-all: {_counts(everything)}"
-    head = f"skipped on the machine: {len(rows)}, of which {nowhere} ran nowhere\nVM part  all      test: what it needs"
+    counts = {"machine": machine, "CI's other parts": part, "newest vm-test-all": everything}
+    ran_in = "\n".join(f"{where}: {_counts(outcomes)}" for where, outcomes in counts.items())
+    head = f"skipped on the machine: {len(rows)}, of which {nowhere} ran nowhere\nparts    all      test: what it needs"
     return "\n".join([ran_in, head, *rows]), 1 if nowhere else 0
 
 
@@ -117,12 +118,14 @@ def main(words: list[str]) -> int:
     if words[:1] == ["record"] and len(words) in (2, 3):
         record(Path(words[1]), words[2] if len(words) == 3 else "")
         return 0
-    if words[:1] != ["table"] or len(words) not in (2, 3):
+    if words[:1] != ["table"] or len(words) < 2:
         print(__doc__, file=sys.stderr)
         return 2
     everything = read_record(RECORD.read_text()) if RECORD.exists() else {}
-    part = read_junit(Path(words[2])) if len(words) == 3 else {}
-    text, status = table(read_junit(Path(words[1])), part, everything)
+    parts: dict[str, Outcome] = {}
+    for report in words[2:]:
+        parts |= {name: outcome for name, outcome in read_junit(Path(report)).items() if outcome.word != "skipped"}
+    text, status = table(read_junit(Path(words[1])), parts, everything)
     print(text)
     return status
 

@@ -52,3 +52,11 @@ def test_without_a_run_of_the_vm_the_committed_one_is_asked(tmp_path: Path, caps
     machine.write_text(_JUNIT)
     assert where.main(["table", str(machine)]) == 1
     assert "NOWHERE tests/linux/test_a.py::test_v2: needs cgroup2" in capsys.readouterr().out
+
+
+def test_a_test_that_one_part_skipped_and_another_ran_has_run(tmp_path: Path) -> None:
+    reports = [tmp_path / name for name in ("machine.xml", "clients.xml", "vm.xml")]
+    for report in reports:
+        report.write_text(_JUNIT)
+    reports[1].write_text(_JUNIT.replace('<skipped message="needs cgroup2"/>', ""))
+    assert where.main(["table", *map(str, reports)]) == 0
