@@ -8,6 +8,7 @@ looking and moving nothing can become needed; deleting, the slow part, happens a
 import os
 import stat
 import time
+from collections.abc import Iterable, Iterator
 
 from cri.images.catalogue import Record
 from cri.images.digest import chain_ids
@@ -45,14 +46,13 @@ def collect(
         moved: list[tuple[str, str]] = []
         with layout.deciding():
             blobs, trees = _needed(parts, rootfs)
-            for digest, _ in list(parts.blobs.all()):
-                if digest not in blobs:
-                    moved.append(("blob", _aside(parts, parts.blobs.path(digest))))
-            unused = [name for name in parts.layers.names() if name not in trees]
-            moved += [("layer", _aside(parts, os.path.join(layout.layers, name))) for name in unused]
-            moved += [("rootfs", _aside(parts, path)) for path in _half_made(rootfs)]
-            moved += [("partial", _aside(parts, path)) for path in _old_partials(layout.partial, partial_seconds)]
-            moved += [("staging", path) for path in _dead_staging(parts)]
+            unknown = [parts.blobs.path(digest) for digest, _ in list(parts.blobs.all()) if digest not in blobs]
+            unused = [os.path.join(layout.layers, name) for name in parts.layers.names() if name not in trees]
+            moved += _aside(parts, "blob", unknown)
+            moved += _aside(parts, "layer", unused)
+            moved += _aside(parts, "rootfs", _half_made(rootfs))
+            moved += _aside(parts, "partial", _old_partials(layout.partial, partial_seconds))
+            moved += _aside(parts, "staging", _dead_staging(parts))
         done = _delete(moved)
         layout.empty_trash()
     if moved:
@@ -81,10 +81,15 @@ def _drop_unused(parts: Parts, rootfs: RootfsFolder) -> None:
                 parts.bus.tell("removed", record.id)
 
 
-def _aside(parts: Parts, path: str) -> str:
-    target = os.path.join(parts.layout.trash, f"{os.urandom(8).hex()}")
-    os.rename(path, target)
-    return target
+def _aside(parts: Parts, kind: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Move them to the trash; where they are now, with their kind."""
+    for path in paths:
+        target = os.path.join(parts.layout.trash, os.urandom(8).hex())
+        try:
+            os.rename(path, target)
+        except FileNotFoundError:
+            continue  # who releases a root file system, or ends a download, does not wait for our lock
+        yield kind, target
 
 
 def _half_made(rootfs: RootfsFolder) -> list[str]:
@@ -107,20 +112,18 @@ def _old_partials(folder: str, seconds: float) -> list[str]:
     return old
 
 
-def _dead_staging(parts: Parts) -> list[str]:
-    """Trees whose unpacker died: its lock is free. Moved while we hold it: the next one uses the same name."""
+def _dead_staging(parts: Parts) -> Iterator[str]:
+    """Trees whose unpacker died: its lock is free. Each is moved while we hold it: the next one uses the same name."""
     folder = parts.layout.staging
-    dead = []
     for name in os.listdir(folder):
         base = os.path.join(folder, name.removesuffix(".lock"))
         try:
             with durable.lock(f"{base}.lock", wait=False):
                 if os.path.lexists(base):
-                    dead.append(_aside(parts, base))
+                    yield base
                 os.unlink(f"{base}.lock")
         except (BlockingIOError, FileNotFoundError):
             continue
-    return dead
 
 
 def _delete(moved: list[tuple[str, str]]) -> Collected:
