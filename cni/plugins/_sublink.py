@@ -11,6 +11,7 @@ from ..wire import interface
 from ..wire.sandbox import Sandbox, open_if_there
 from ..wire.sublink import CreateInside, default_master
 from ..wire.wiring import Wiring, carry_out
+from ._bridge_config import dns_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def add(call: Call, decide: "Decide", *, needs_ipam: bool = False, inherited: Re
             _undo(call, sandbox)
             raise
         made = Interface(call.ifname, link.mac, call.netns, mtu=link.mtu)
-        dns = {key: value for key, value in call.fields.object("dns").raw.items() if value}
+        dns = dns_of(call.fields)
         found = assigned or Result()
         return Result([made], ips, found.routes, dns or found.dns).to_json(call.version)
 

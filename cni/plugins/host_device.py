@@ -17,7 +17,7 @@ from ..results import IP, Interface, Result
 from ..wire import interface
 from ..wire.sandbox import Sandbox, open_if_there
 from ..wire.wiring import Wiring, carry_out
-from ._bridge_config import checked_mac
+from ._bridge_config import checked_mac, dns_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Config:
             self.pci, self.auxiliary = _on_its_bus(chosen)
         if not (self.device or self.hwaddr or self.kernel_path or self.pci or self.auxiliary):
             raise bad_config("device", None, 'specify either "device", "hwaddr", "kernelpath" or "pciBusID"')
-        self.dns = {key: value for key, value in fields.object("dns").raw.items() if value}
+        self.dns = dns_of(fields)
         self.dpdk = fields.boolean("dpdkMode") or (bool(self.pci) and _has_userspace_driver(self.pci))
 
     def described(self) -> str:

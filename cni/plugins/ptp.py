@@ -17,7 +17,7 @@ from ..wire.sandbox import Sandbox
 from ..wire.sysctl import forwarding
 from ..wire.wiring import Wiring, carry_out, random_mac
 from . import bridge
-from ._bridge_config import checked_backend, mtu_of, prefixes_of
+from ._bridge_config import checked_backend, dns_of, mtu_of, prefixes_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Config:
         self.backend = fields.text("ipMasqBackend") or "nftables"
         self.exceptions = prefixes_of(fields, "nonMasqueradeCIDRs")
         self.mtu = mtu_of(fields)
-        self.dns = {key: value for key, value in fields.object("dns").raw.items() if value}
+        self.dns = dns_of(fields)
         self.veth_prefix = fields.text("vethPrefix") or "veth"
         if strict:
             call.check_args(("IP", "MAC", "GATEWAY"))

@@ -7,6 +7,7 @@ from cri.hand.grammar import Option
 
 FORMAT = Option("--format", "json, or a template such as '{{.Names}}'", value="FORM")
 QUIET = Option("-q --quiet", "print ids only")
+CHANGE = Option("-c --change", "set CMD, ENTRYPOINT, ENV, USER or WORKDIR", value="INSTRUCTION", many=True)
 NO_TRUNC = Option("--no-trunc", "do not shorten anything")
 FILTER = Option("-f --filter", "show only what matches, e.g. name=web or status=exited", value="KEY=VALUE", many=True)
 FORCE = Option("-f --force", "do it even when it is in use")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from cri.hand.command_options import FILTER, FORMAT, INTERACTIVE, NO_TRUNC, QUIET, TTY
+from cri.hand.command_options import CHANGE, FILTER, FORMAT, INTERACTIVE, NO_TRUNC, QUIET, TTY
 from cri.hand.container_commands import CONTAINERS
 from cri.hand.grammar import Command, Option
 
@@ -66,7 +66,7 @@ IMAGES = (
         "Make an image of a tar archive of files, or of a folder",
         does="cri.hand.archives:import_",
         arguments="FILE [NAME]",
-        options=(Option("-c --change", "set CMD, ENTRYPOINT, ENV, USER or WORKDIR", value="INSTRUCTION", many=True),),
+        options=(CHANGE,),
     ),
     Command(
         "login",

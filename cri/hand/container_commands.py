@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from cri.hand.command_options import (
+    CHANGE,
     ENV,
     ENV_FILE,
     FILTER,
@@ -338,7 +339,7 @@ CONTAINERS = (
         options=(
             Option("-a --author", "who made it", value="NAME"),
             Option("-m --message", "what was done", value="TEXT"),
-            Option("-c --change", "set CMD, ENTRYPOINT, ENV, USER or WORKDIR", value="INSTRUCTION", many=True),
+            CHANGE,
             Option("-p --pause", "freeze it meanwhile; --pause=false: let it run", value="BOOL", default="true"),
         ),
         complete="container",

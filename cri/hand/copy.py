@@ -46,11 +46,7 @@ def _parted(word: str) -> tuple[str, str]:
 
 def _root(places: Places, name: str) -> int:
     seen = look.container(places, name)
-    path = (
-        f"/proc/{seen.pid}/root"
-        if seen.state() in ("running", "paused")
-        else f"{places.state}/bundles/{seen.id}/rootfs"
-    )
+    path = f"/proc/{seen.pid}/root" if seen.state() in ("running", "paused") else seen.rootfs
     try:
         return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as e:

@@ -29,7 +29,7 @@ def diff(arguments: Arguments, places: Places) -> int:
     store = store_of(places)
     try:
         with Working(f"Comparing {seen.name} with its image", sys.stderr):
-            found = store.changes(seen.id, _mounted(seen), _made(seen))
+            found = store.changes(seen.id, seen.rootfs, _made(seen))
     except ImageError as e:
         raise HandError(str(e)) from None
     finally:
@@ -37,10 +37,6 @@ def diff(arguments: Arguments, places: Places) -> int:
     for change in found:
         print(change.kind, change.path)
     return 0
-
-
-def _mounted(seen: look.Seen) -> str:
-    return f"{seen.places.state}/bundles/{seen.id}/rootfs"
 
 
 def _made(seen: look.Seen) -> list[str]:
@@ -63,7 +59,7 @@ def commit(arguments: Arguments, places: Places) -> int:
         with _standing_still(seen, wanted=arguments.on("pause")), Working(f"Writing {seen.name}", sys.stderr):
             image_id = store.commit(
                 seen.id,
-                _mounted(seen),
+                seen.rootfs,
                 name,
                 config=config,
                 made=_made(seen),

@@ -83,6 +83,11 @@ class Seen:
         self._state = ""
 
     @property
+    def rootfs(self) -> str:
+        """Where its root is mounted on this machine."""
+        return f"{self.places.state}/bundles/{self.id}/rootfs"
+
+    @property
     def owner(self) -> str:
         return str(self.record["owner"])
 
@@ -222,14 +227,18 @@ def pods(places: Places, *, all_owners: bool = False) -> list[SeenPod]:
     return sorted(found, key=lambda pod: -pod.created_at)
 
 
+def _is_whole(record: dict[str, Any]) -> bool:
+    """A container's that is neither still being made nor taken down."""
+    return record.get("phase", "making") not in ("making", "removing")
+
+
 def containers(places: Places, *, all_owners: bool = False) -> list[Seen]:
     """Newest first; those still being made or taken down are left out."""
     of_id = {pod.id: pod for pod in pods(places, all_owners=all_owners)}
     found = [
         Seen(places, record, of_id.get(record["pod_id"]))
         for record in _records(f"{places.state}/bundles", "container.json")
-        if (all_owners or record["owner"] == notes.OWNER)
-        and record.get("phase", "making") not in ("making", "removing")
+        if (all_owners or record["owner"] == notes.OWNER) and _is_whole(record)
     ]
     return sorted(found, key=lambda container: -container.created_at)
 
@@ -240,7 +249,7 @@ def members(places: Places, pod_id: str) -> list[Seen]:
     return [
         Seen(places, record, pod)
         for record in _records(f"{places.state}/bundles", "container.json", holding=pod_id)
-        if record["pod_id"] == pod_id and record.get("phase", "making") not in ("making", "removing")
+        if record["pod_id"] == pod_id and _is_whole(record)
     ]
 
 
@@ -253,7 +262,7 @@ def pod_of_id(places: Places, identity: str) -> SeenPod | None:
 def container_of_id(places: Places, identity: str) -> Seen | None:
     """A container that is whole, by its id; no record of others is read."""
     record = read(f"{places.state}/bundles/{identity}/container.json")
-    if record is None or record.get("phase", "making") in ("making", "removing"):
+    if record is None or not _is_whole(record):
         return None
     return Seen(places, record, pod_of_id(places, str(record["pod_id"])))
 

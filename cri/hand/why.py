@@ -97,7 +97,7 @@ def _failed_start(places: Places, seen: look.Seen) -> Answer:
     facts = causes.Facts(
         sentence=sentence,
         argv=seen.command,
-        rootfs=f"{places.state}/bundles/{seen.id}/rootfs",
+        rootfs=seen.rootfs,
         working_dir=str(
             (look.read(f"{places.state}/bundles/{seen.id}/config.json") or {}).get("process", {}).get("cwd", "")
         ),

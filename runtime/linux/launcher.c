@@ -232,7 +232,9 @@ static int program(int argc, char **argv, char **environment)
 
 	CALL(SYS_rt_sigprocmask, SIG_BLOCK, &interrupt, 0, sizeof(interrupt));
 	fd = read_only_clone(interpreter);
-	if (fd < 0 && CALL(SYS_faccessat, AT_FDCWD, interpreter, W_OK) == 0 && (fd = sealed_copy(interpreter)) < 0)
+	/* As whom it acts, which faccessat(2) cannot ask; a kernel before 5.8 cannot tell, and then it may. */
+	r = fd < 0 ? CALL(SYS_faccessat2, AT_FDCWD, interpreter, W_OK, AT_EACCESS) : 0;
+	if (fd < 0 && (r == 0 || r == -ENOSYS) && (fd = sealed_copy(interpreter)) < 0)
 		fail("make a sealed copy of", interpreter, fd, "needed because this user may write to it; is memory short?");
 	if (fd < 0)
 		r = CALL(SYS_execve, interpreter, arguments, environment);
