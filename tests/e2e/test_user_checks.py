@@ -66,8 +66,11 @@ def backends_seen(cluster: Cluster, host: str) -> set[str]:
 
 
 def test_a_service_address_spreads_over_its_pods(cluster: Cluster) -> None:
+    """kube-proxy hears of the last pods up to a second after the Deployment counts them as available."""
     address = cluster.get("service", "web")["spec"]["clusterIP"]
-    assert len(backends_seen(cluster, address)) >= 8
+    pods = {pod["metadata"]["name"] for pod in cluster.get("pods", "-l", "app=web")["items"]}
+    assert len(pods) == 10
+    until(lambda: backends_seen(cluster, address) == pods, "the address leads to all ten pods", 20)
 
 
 def test_a_service_answers_the_node_itself(cluster: Cluster) -> None:
