@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """create and start for a warm spawner: the whole init compiled to system calls, which a small program runs (act.c).
 
-    spawner                                keeper                          init, the keeper's child
-      │ reads, plans, record, cgroup          │                               │
-      ├── text of the program ──────────────► │ executes act, which clones ─► │ groups, namespaces, root, masks
-      │                                       │ pid and start time to record  │
-      │                                       ├── go ───────────────────────► │ confinement, execve
-      │                                       │ ◄──────── end of the report ──┤
+    spawner                     keeper                             init, the keeper's child
+      ├── expect ──────────────► │ stdio; executes act, which waits
+      │ plan (if not foreseen),  │                                   │
+      │ record                   │                                   │
+      ├── the program is there ──┼────────────────────────► act ───► │ born; opens what it gets of the host
+      │ groups, limits           │                                   │
+      ├── the groups are there ──┼─────────────────────────────────► │ groups, namespaces, root, masks
+      ├── start ───────────────► │ pid and start time to record      │
+      │                          ├── go ───────────────────────────► │ confinement, execve
+      │                          │ ◄─────────────── end of the report┤
+
+An init that waits for a word and sees its end instead, because spawner or keeper has died, ends too.
 
 Only the ordinary case: no hooks, no terminal, no user namespace, no namespace of others but those of a pod. For the
 rest, and whenever a child reports a failure, all is taken down again, and create.create makes it and finds the words.
@@ -35,7 +41,40 @@ if TYPE_CHECKING:
     from runtime.record import Record
 
 MOST_BYTES = 1 << 18  # of a configuration: a larger one would hold up the spawner
-GO = b"g"
+
+
+class Planned:
+    """A container as it would be made, and the program for its init; nothing of it is there."""
+
+    __slots__ = ("_file", "config", "data", "layout", "plan", "request", "text")
+
+    def __init__(
+        self, request: create.CreateRequest, give_back: Callable[[Builder], None], *, waits: bool = False
+    ) -> None:
+        """`waits`: the program waits for its groups. NotFlat where the ordinary way is not enough."""
+        record.check_id(request.id)
+        self.request = request
+        self._file = _identity(request.config_path)
+        if request.systemd_cgroup or self._file[0] > MOST_BYTES:
+            raise NotFlat("systemd's groups, or much to read")
+        self.data, self.config = request.config or create.read_config(request.config_path)
+        self.layout = cgroup.layout()
+        self.plan = create.plan_for(request, self.config, self.layout)
+        _check(self.plan)
+        if request.seed < 0 and self.plan.process_steps and not syscalls.capget()[0] & flat.CAP_SYS_RESOURCE:
+            raise NotFlat("what is refused here is told who gave the command, and a list of calls has no words")
+        self.text = _compile(self.plan, request, give_back, waits=waits)
+
+    def is_of(self, request: create.CreateRequest) -> bool:
+        """Whether it is what this request asks for, with the configuration as it is now."""
+        same = all(getattr(self.request, name) == getattr(request, name) for name in ("id", "root", "bundle", "seed"))
+        return same and self._file == _identity(request.config_path)
+
+
+def _identity(path: str) -> tuple[int, ...]:
+    """What changes when somebody writes to the file, or puts another into its place."""
+    found = os.stat(path)
+    return found.st_size, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
 class Prepared:
@@ -43,57 +82,85 @@ class Prepared:
 
     __slots__ = ("entry", "lock", "memory_cgroup", "plan", "text")
 
-    def __init__(self, entry: Record, lock: durable.Locked, text: bytes, plan: Plan) -> None:
+    def __init__(self, entry: Record, lock: durable.Locked, planned: Planned) -> None:
         self.entry = entry
         self.lock = lock
-        self.text = text
-        self.plan = plan
+        self.text = planned.text
+        self.plan = planned.plan
         self.memory_cgroup = entry.cgroup_paths.get(cgroup.UNIFIED if entry.cgroup_v2 else "memory", "")
 
 
-def prepare(request: create.CreateRequest, give_back: Callable[[Builder], None]) -> Prepared:
-    """Plan, record and cgroup; NotFlat, or an error, with nothing left behind."""
-    record.check_id(request.id)
-    if request.systemd_cgroup or os.stat(request.config_path).st_size > MOST_BYTES:
-        raise NotFlat("systemd's groups, or much to read")
-    data, config = request.config or create.read_config(request.config_path)
-    layout = cgroup.layout()
-    plan = create.plan_for(request, config, layout)
-    _check(plan)
-    if request.seed < 0 and plan.process_steps and not syscalls.capget()[0] & flat.CAP_SYS_RESOURCE:
-        raise NotFlat("what is refused here is told who gave the command, and a list of calls has no words")
-    text = _compile(plan, request, give_back)
-    directory = create.reserve(request, plan)
+def prepare(planned: Planned, told: program.Told | None = None) -> Prepared:
+    """Record and cgroup; an error, with nothing left behind. Who has been begun already is `told` the program as soon
+    as its child can be born, and that the groups are there."""
+    plan, layout = planned.plan, planned.layout
+    directory = create.reserve(planned.request, plan)
     lock = record.lock(directory)
-    entry = create.first_record(directory, plan, config)
+    entry = create.first_record(directory, plan, planned.config)
     try:
         entry.save()
-        durable.replace(f"{directory}/config.json", data, 0o600, durable=False)
-        if plan.cgroup_paths:
-            _, entry.cgroup_made = launch.set_up_cgroup(plan, layout)
+        entry.cgroup_made = _make_birthplace(plan, layout) if plan.cgroup_paths else []
+        if told is not None:
+            told.tell(planned.text)
+        durable.replace(f"{directory}/config.json", planned.data, 0o600, durable=False)
+        if plan.cgroup_paths and not plan.cgroup_v2:
+            entry.cgroup_made += launch.set_up_cgroup(plan, layout)[1]
+        if told is not None:
+            told.go_on()
     except BaseException:
         lock.close()
         undo(entry)
         raise
-    return Prepared(entry, lock, text, plan)
+    return Prepared(entry, lock, planned)
 
 
-def give_birth(entry: Record, act: int, memory: int, stdio: Sequence[int], seed: int) -> int:
-    """The init, until it is on its way to its program; gives the descriptor on which it reports how that went."""
-    said, report = os.pipe2(os.O_CLOEXEC)
-    going, go = os.pipe2(os.O_CLOEXEC)
-    try:
-        entry.pid = program.run(act, memory, [*stdio, report, going, *([seed] if seed >= 0 else [])])
-        entry.start_time = processes.start_time(entry.pid) or 0
-        entry.save()
-        os.write(go, GO)
-    except BaseException:
-        os.close(said)
-        raise
-    finally:
-        for fd in (report, going, go):
-            os.close(fd)
-    return said
+def _make_birthplace(plan: Plan, layout: cgroup.Layout) -> list[str]:
+    """The group in which the init is born; those of v1 it enters as soon as they are there."""
+    if plan.cgroup_v2:
+        return launch.set_up_cgroup(plan, layout)[1]
+    place = {name: path for name, path in plan.cgroup_paths.items() if name == cgroup.UNIFIED}
+    return cgroup.Group(place, v2=False).make(layout)
+
+
+class Init:
+    """An init from before its birth until it is on its way to its program; `said` is where it reports how that went."""
+
+    __slots__ = ("_birth", "_go", "said")
+
+    def __init__(self, act: int, memory: int, stdio: Sequence[int], seed: int = -1, ready: int = 0) -> None:
+        self.said, report = os.pipe2(os.O_CLOEXEC)
+        going, self._go = os.pipe2(os.O_CLOEXEC)
+        more = [seed] if seed >= 0 else []
+        more += [ready] if ready else []
+        try:
+            self._birth = program.Birth(act, memory, [*stdio, report, going, *more], ready)
+        except BaseException:
+            os.close(self.said)
+            os.close(self._go)
+            raise
+        finally:
+            os.close(report)
+            os.close(going)
+
+    def let_go(self, entry: Record) -> None:
+        """Write down who it is, then let its program run."""
+        try:
+            pid = self._birth.born()
+            # ECHILD: it has failed at once and is reaped already, so that the number may be another's by now.
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            entry.pid, entry.start_time = pid, processes.start_time(pid) or 0
+            entry.save()
+            os.write(self._go, program.WORD)
+        except BrokenPipeError:
+            pass  # it has failed before it came to wait, and its report says so
+        finally:
+            os.close(self._go)
+
+    def drop(self) -> None:
+        """It has nothing to wait for: it ends."""
+        self._birth.close()
+        os.close(self._go)
+        os.close(self.said)
 
 
 def run(request: create.CreateRequest) -> create.Created | None:
@@ -103,7 +170,7 @@ def run(request: create.CreateRequest) -> create.Created | None:
         return None
     try:
         act = program.opened()
-        prepared = prepare(request, lambda _: None)
+        prepared = prepare(Planned(request, lambda _: None))
     except (OSError, ValueError, RuntimeFailure, NotFlat):
         return None
     entry, plan = prepared.entry, prepared.plan
@@ -123,7 +190,9 @@ def _has_executed(entry: Record, act: int, prepared: Prepared) -> bool:
     memory = program.in_memory(prepared.text)
     stdio = [os.dup(fd) for fd in range(3)]
     try:
-        with prepared.lock, open(give_birth(entry, act, memory, stdio, -1), "rb", 0) as said:
+        born = Init(act, memory, stdio)
+        with prepared.lock, open(born.said, "rb", 0) as said:
+            born.let_go(entry)
             if said.read() == program.EXECUTED:
                 return True
     finally:
@@ -160,17 +229,21 @@ def _check(plan: Plan) -> None:
         raise NotFlat("hooks, a terminal, a listener, or namespaces that take a process in between")
 
 
-def _compile(plan: Plan, request: create.CreateRequest, give_back: Callable[[Builder], None]) -> bytes:
+def _compile(plan: Plan, request: create.CreateRequest, give_back: Callable[[Builder], None], *, waits: bool) -> bytes:
     process = plan.config.process
     assert process is not None
     builder = Builder()
-    stdin, stdout, stderr, report, go, seed = (builder.slot() for _ in range(6))  # as give_birth hands them over
+    stdin, stdout, stderr, report, go, seed, ready = (builder.slot() for _ in range(7))  # as Init hands them over
     root = RootBuilder(builder, plan)
     give_back(builder)
     flat.oom_scores(builder, plan.process_steps)
     _give_birth(builder, plan)
-    _enter(builder, plan)
     root.open_host()
+    if waits:
+        builder.call(lib.ACT_AWAIT, ready, lib.ACT_WORD)
+        builder.close(ready)
+    _enter(builder, plan)
+    root.open_groups()
     if request.seed >= 0:
         builder.call(lib.SYS_setns, seed, lib.CLONE_NEWNS)
         builder.close(seed)
@@ -180,7 +253,7 @@ def _compile(plan: Plan, request: create.CreateRequest, give_back: Callable[[Bui
     may_raise = bool(syscalls.capget()[0] & flat.CAP_SYS_RESOURCE)
     flat.limits(builder, plan.process_steps, may_raise)
     flat.home(builder, process)
-    builder.call(lib.ACT_AWAIT, go, GO[0])
+    builder.call(lib.ACT_AWAIT, go, lib.ACT_WORD)
     for target, source in enumerate((stdin, stdout, stderr)):
         builder.call(lib.SYS_dup3, source, target, 0)
     flat.own_stdio(builder, process.uid)
@@ -256,4 +329,4 @@ def _filter(plan: Plan, request: create.CreateRequest) -> tuple[bytes, int]:
     return found
 
 
-__all__ = ["GO", "NotFlat", "Prepared", "RuntimeFailure", "prepare", "undo"]
+__all__ = ["Init", "NotFlat", "Planned", "Prepared", "RuntimeFailure", "prepare", "undo"]

@@ -62,6 +62,8 @@ def create(context: Context, pod_id: str, request: ContainerRequest, identity: s
         patience.check()
         record = bundle.make(context, pod, record, defaults, runner)
         patience.check()
+        with phase("foresee"):
+            context.keep.foresee(start_request(context, record))
         with phase("record"):
             update(context, record, phase=ContainerPhase.CREATED)
     except BaseException:
@@ -150,25 +152,28 @@ def make_log_folder(record: ContainerRecord) -> None:
         raise Failed(f"container {record.id}: no folder for its log: {e}") from e
 
 
+def start_request(context: Context, record: ContainerRecord) -> keep.StartRequest:
+    """What its keeper must know."""
+    request = record.request
+    return keep.StartRequest(
+        id=record.id,
+        bundle=context.bundles.directory(record.id),
+        log_path=record.log_path,
+        tty=request.tty,
+        stdin=request.stdin,
+        stdin_once=request.stdin_once,
+        systemd_cgroup=context.node.cgroup_driver == "systemd",
+        handler=record.handler,
+        max_line=context.config.runtime.max_log_line,
+        timeout_seconds=patience.at_most(context.config.runtime.start_seconds),
+    )
+
+
 def let_run(context: Context, record: ContainerRecord, starter: Starter) -> None:
     """STARTING -> STARTED with a pid, or an end without a run."""
-    request = record.request
     try:
         with phase("start"):
-            started = starter(
-                keep.StartRequest(
-                    id=record.id,
-                    bundle=context.bundles.directory(record.id),
-                    log_path=record.log_path,
-                    tty=request.tty,
-                    stdin=request.stdin,
-                    stdin_once=request.stdin_once,
-                    systemd_cgroup=context.node.cgroup_driver == "systemd",
-                    handler=record.handler,
-                    max_line=context.config.runtime.max_log_line,
-                    timeout_seconds=patience.at_most(context.config.runtime.start_seconds),
-                )
-            )
+            started = starter(start_request(context, record))
     except (keep.KeepError, OSError) as e:
         if isinstance(e, (keep.SpawnerGone, OSError)):
             # It died between our question and its answer: whatever it had made by then must not run unknown.

@@ -342,6 +342,16 @@ class Client:
 
     # containers
 
+    def foresee(self, request: StartRequest) -> None:
+        """This start will be asked for soon: the spawner may plan it meanwhile. Nothing is made, and nobody waits."""
+        try:
+            connection = wire.connect(places.spawner_socket(self.state_dir))
+        except OSError:
+            return
+        if connection is not None:
+            with connection:
+                connection.send({"op": "foresee", **_fields(request)})
+
     def start(self, request: StartRequest) -> Started:
         """Make the container and let its program run; returns after its execve, or raises StartFailed."""
         answer = self._ask_spawner({"op": "start", **_fields(request)})

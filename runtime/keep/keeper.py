@@ -2,26 +2,18 @@
 """The parent of several containers: starts them, keeps their stdio, waits, writes exit files; outlives the others."""
 
 import os
-import signal
 import socket
 import sys
 import traceback
 from typing import Any
 
-from runtime.keep import birth, places, quick_start, seed, seen_exit, starter, wire
+from runtime.keep import places, quick_start, seen_exit, wire
 from runtime.keep.attach import Viewer
 from runtime.keep.kept import KeptContainer
 from runtime.keep.loop import READ, Loop
+from runtime.keep.starting import Half, Refusal, Starting
 from runtime.linux import processes, syscalls
 from runtime.linux._core import lib
-
-
-class Refusal(Exception):
-    """A request that cannot be served; kind is the client's exception."""
-
-    def __init__(self, sentence: str, kind: str = "refused") -> None:
-        super().__init__(sentence)
-        self.kind = kind
 
 
 class Keeper:
@@ -34,7 +26,8 @@ class Keeper:
         self.containers: dict[str, KeptContainer] = {}
         self._by_pid: dict[int, KeptContainer] = {}
         self._statuses: dict[int, int] = {}  # of children that ended before we knew whose they are
-        self._starting: dict[int, _Starting] = {}  # starter's pid -> what it makes
+        self._expected: dict[str, Half] = {}  # laid out, while the spawner plans
+        self._starting: dict[int, Starting] = {}  # starter's pid -> what it makes
         self._listener = listener
         self._channel: wire.Connection | None = None
         self._lingering: list[KeptContainer] = []  # ended, but a viewer has not taken all of the output yet
@@ -135,7 +128,7 @@ class Keeper:
         if self._channel is not None:
             return {"error": "another spawner has this keeper", "kind": "refused"}
         self.loop.ignore(connection.fileno())
-        connection.send({"name": self.name, "pid": os.getpid()})
+        connection.send({"name": self.name, "pid": os.getpid(), "expects": True})
         self._take_channel(connection)
         for container in self.containers.values():
             self._announce(container)
@@ -159,6 +152,8 @@ class Keeper:
         if channel.ended:
             self._hang_up(channel)
             self._channel = None
+            while self._expected:
+                self._expected.popitem()[1].drop()
             for container in list(self.containers.values()):
                 container.parent_gone = True
                 self._look_at_orphan(container)
@@ -166,7 +161,9 @@ class Keeper:
 
     def _obey(self, message: dict[str, Any]) -> None:
         operation = message["op"]
-        if operation == "start":
+        if operation == "expect":
+            self._expect(message)
+        elif operation == "start":
             self._start(wire.adopted(message["fds"][0]), message, message["fds"][1:])
         elif operation == "adopt":
             self._adopt(message)
@@ -180,18 +177,19 @@ class Keeper:
             if message.get("force"):
                 self.loop.running = False
 
-    def _tell(self, message: dict[str, Any], fds: "tuple[int, ...]" = ()) -> None:
+    def tell(self, message: dict[str, Any], fds: "tuple[int, ...]" = ()) -> None:
         if self._channel is not None:
             self._channel.send(message, fds)
 
     def _announce(self, container: KeptContainer) -> None:
         """Let the spawner know whose orphan it might meet one day, and hold copies of what would be lost with us."""
-        self._tell({"op": "kept", "id": container.id, "pid": container.record["pid"]}, container.precious())
+        self.tell({"op": "kept", "id": container.id, "pid": container.record["pid"]}, container.precious())
 
     def _leave_if_idle(self) -> None:
         self._lingering = [container for container in self._lingering if container.viewers]
         if (
             not self.containers
+            and not self._expected
             and not self._starting
             and not self._lingering
             and (self._retired or self._channel is None)
@@ -200,31 +198,45 @@ class Keeper:
 
     # starting
 
-    def _start(self, client: wire.Connection, request: dict[str, Any], prepared: list[int]) -> None:
+    def _expect(self, request: dict[str, Any]) -> None:
+        """A container is coming: lay out our half of it, and begin the process that will be told what to do."""
         try:
-            starting = _Starting(self, client, request, prepared)
+            half = self._expected[request["id"]] = Half(self, request)
+            half.begin(request["fds"])
+        except (Refusal, OSError):
+            pass  # the start that follows meets the same, and says so
+        finally:
+            for fd in request["fds"]:
+                os.close(fd)
+
+    def _start(self, client: wire.Connection, request: dict[str, Any], lock: list[int]) -> None:
+        try:
+            starting = Starting(self, client, request, self._expected.pop(request["id"], None))
         except (Refusal, OSError) as why:
             if "quick" in request:
                 quick_start.undo(request["quick"])
-            self._tell({"op": "unstarted", "id": request["id"]})
+            self.tell({"op": "unstarted", "id": request["id"]})
             client.send({"error": f"cannot start container {request['id']}: {why}", "kind": "start"})
             client.close()
             return
+        finally:
+            for fd in lock:
+                os.close(fd)
         self._starting[starting.pid] = starting
 
-    def _started_anew(self, before: int, starting: "_Starting") -> None:
+    def started_anew(self, before: int, starting: Starting) -> None:
         """The quick way has failed; a starter goes the long one."""
         self._starting.pop(before, None)
         self._starting[starting.pid] = starting
 
-    def _made(self, starting: "_Starting", answer: dict[str, Any] | None) -> None:
+    def made(self, starting: Starting, answer: dict[str, Any] | None) -> None:
         """The starter has spoken, or died."""
         container = starting.container
         self._starting.pop(starting.pid, None)
         if answer is None or "error" in answer:
             sentence = answer["error"] if answer else "its starter died; spawner.log may say why"
             starting.undo()
-            self._tell({"op": "unstarted", "id": container.id})
+            self.tell({"op": "unstarted", "id": container.id})
             starting.client.send({"error": f"cannot start container {container.id}: {sentence}", "kind": "start"})
         else:
             if answer["fds"]:
@@ -236,7 +248,7 @@ class Keeper:
             places.write_json(places.kept_file(self.state_dir, container.id), container.record)
             self._announce(container)
             if container.record["tty"]:
-                self._attach_starting(starting)
+                self.attach_starting(starting)
             starting.client.send({"pid": answer["pid"], "start_time": answer["start_time"]})
             if (status := self._statuses.pop(answer["pid"], None)) is not None:
                 self._ended(container, status)
@@ -246,7 +258,7 @@ class Keeper:
             starting.viewer.leave()  # it did not come to life; why was just said
         self._leave_if_idle()
 
-    def _attach_starting(self, starting: "_Starting") -> None:
+    def attach_starting(self, starting: Starting) -> None:
         """Who starts a container may watch it from its first byte on: the same connection is its viewer then."""
         if starting.watched:
             viewer = starting.viewer = starting.container.attach(starting.client, starting.watched)
@@ -276,7 +288,7 @@ class Keeper:
         if record is None or not record["pid"] or os.path.exists(places.exit_file(self.state_dir, entry["id"])):
             for fd in given:
                 os.close(fd)
-            self._tell({"op": "unstarted", "id": entry["id"]})
+            self.tell({"op": "unstarted", "id": entry["id"]})
             return
         record["keeper"] = self.name
         places.write_json(places.kept_file(self.state_dir, entry["id"]), record)
@@ -286,7 +298,7 @@ class Keeper:
         if not record["tty"]:
             container.open_fifos()
             if given:
-                container.take_input(given[0], lambda: self._tell({"op": "drop", "id": container.id}))
+                container.take_input(given[0], lambda: self.tell({"op": "drop", "id": container.id}))
         elif given:
             self._give_terminal(container, given[0])
         self._announce(container)
@@ -310,7 +322,7 @@ class Keeper:
         if status is not None or self._channel is None or container.parent_gone:
             self._ended(container, status)
         else:
-            self._tell({"op": "status", "id": container.id, "pid": container.record["pid"]})
+            self.tell({"op": "status", "id": container.id, "pid": container.record["pid"]})
 
     # endings
 
@@ -334,179 +346,10 @@ class Keeper:
             sys.stderr.flush()
         self._lingering.append(container)
         container.when_left = self._leave_if_idle
-        self._tell({"op": "exited", "id": container.id})
+        self.tell({"op": "exited", "id": container.id})
         if not self._starting:
             self._statuses.clear()
         self._leave_if_idle()
-
-
-class _Starting:
-    """A start under way: the container's half that we keep, and the process that makes the other (a starter), or is it
-    already (an init without an interpreter)."""
-
-    def __init__(self, keeper: Keeper, client: wire.Connection, request: dict[str, Any], prepared: list[int]) -> None:
-        self.client = client
-        self._keeper = keeper
-        self._request = request
-        self._answered = False
-        self.watched: dict[str, Any] = request.get("attach") or {}
-        self.viewer: Viewer | None = None
-        self._quick: quick_start.QuickStart | None = None
-        self._report: wire.Connection | None = None
-        try:
-            self.container, self._theirs = _prepare(keeper, request)
-            if not request["tty"]:
-                keeper._attach_starting(self)  # before it can print; a terminal is there only later
-            try:
-                self._begin(prepared)
-            except OSError:
-                self.undo()
-                raise
-        finally:
-            for fd in prepared:
-                os.close(fd)
-        self._deadline = keeper.loop.after(float(request["timeout_seconds"]), self._too_long)
-        self._late = False
-
-    def _begin(self, prepared: list[int]) -> None:
-        if "quick" in self._request:
-            _, act, memory = prepared
-            quick = self._quick = quick_start.QuickStart(self._request["quick"], act, memory, self._theirs)
-            self.pid = quick.pid
-            self._keeper.loop.watch(quick.report, 0, self._executed_or_not)  # its end only
-        else:
-            self._fork_starter()
-
-    def _fork_starter(self) -> None:
-        ours, far = wire.pair()
-        request, state_dir, theirs = self._request, self._keeper.state_dir, self._theirs
-
-        def body() -> int:
-            return starter.main(request, state_dir, theirs, far)
-
-        try:
-            self.pid = birth.fork("ketch-starter", [*theirs, far.fileno(), seed.fd], body)
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            far.close()
-        self._report = ours
-        self._keeper.loop.watch(ours.fileno(), READ, self._heard)
-
-    def _executed_or_not(self) -> None:
-        """The init without an interpreter has closed its report: by execve, or it has failed and nobody has seen it."""
-        quick, self._quick = self._quick, None
-        if quick is None:
-            return
-        self._keeper.loop.ignore(quick.report)
-        if quick.executed():
-            self._settle(quick.answer())
-            return
-        # The starter finds the record as it is written, and removes everything before it begins.
-        facts = {**self._request.pop("quick"), "facts": quick.entry.facts()}
-        self._request = {**self._request, "undo": facts, **({"late": True} if self._late else {})}
-        self._fork_starter()
-        self._keeper._started_anew(quick.pid, self)
-
-    def _heard(self) -> None:
-        assert self._report is not None
-        for message in self._report.pump():
-            self._settle(message)
-            return
-        if self._report.ended:
-            self._settle(None)
-
-    def child_ended(self) -> None:
-        """It is reaped; what it has said may still be there to be read."""
-        if self._quick is not None:
-            self._executed_or_not()
-            return
-        if not self._answered:
-            self._heard()
-        if not self._answered:
-            self._settle(None)
-
-    def _settle(self, answer: dict[str, Any] | None) -> None:
-        if self._answered:
-            return
-        self._answered = True
-        self._keeper.loop.cancel(self._deadline)
-        if self._report is not None:
-            self._keeper.loop.ignore(self._report.fileno())
-            self._report.close()
-        self._close_theirs()
-        if self._late and answer is None:
-            answer = {"error": "it took too long and was ended"}
-        self._keeper._made(self, answer)
-
-    def _too_long(self) -> None:
-        """The starter undoes on SIGTERM what it has made, and says so."""
-        self._late = True
-        os.kill(self.pid, signal.SIGKILL if self._quick is not None else signal.SIGTERM)
-
-    def _close_theirs(self) -> None:
-        for fd in self._theirs:
-            os.close(fd)
-        self._theirs = []
-
-    def undo(self) -> None:
-        """Nothing of a failed start stays but its log."""
-        self._close_theirs()
-        self.container.release()
-        self.container.remove_files()
-
-
-def _prepare(keeper: Keeper, request: dict[str, Any]) -> tuple[KeptContainer, list[int]]:
-    """The directory, the FIFOs and the container's ends of its stdio: three descriptors, none with a terminal."""
-    identity = str(request["id"])
-    directory = places.container_dir(keeper.state_dir, identity)
-    os.makedirs(places.containers_dir(keeper.state_dir), 0o711, exist_ok=True)
-    try:
-        os.mkdir(directory, 0o711)
-    except FileExistsError:
-        raise Refusal("it was started before (forget it first)") from None
-    try:
-        record = {key: request[key] for key in _RECORDED} | {"pid": 0, "start_time": 0, "keeper": keeper.name}
-        places.write_json(places.kept_file(keeper.state_dir, identity), record)
-        container = KeptContainer(keeper.state_dir, record, keeper.loop)
-    except BaseException:
-        places.remove_container(keeper.state_dir, identity)
-        raise
-    if request["tty"]:
-        return container, []
-    return container, _open_stdio(keeper, container)
-
-
-def _open_stdio(keeper: Keeper, container: KeptContainer) -> list[int]:
-    if container.record["stdin"]:
-        stdin, ours = os.pipe2(os.O_CLOEXEC)
-        container.take_input(ours, lambda: keeper._tell({"op": "drop", "id": container.id}))
-    else:
-        stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    theirs = [stdin]
-    for name in ("stdout", "stderr"):
-        path = places.fifo(keeper.state_dir, container.id, name)
-        os.mkfifo(path, 0o600)
-        # The container's own description (O_NONBLOCK must not be shared), and open for reading too: while the
-        # container lives the FIFO has a reader, so no death of ours can ever raise SIGPIPE in it.
-        theirs.append(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-    container.open_fifos()
-    return theirs
-
-
-_RECORDED = (
-    "id",
-    "bundle",
-    "log_path",
-    "tty",
-    "stdin",
-    "stdin_once",
-    "runtime_root",
-    "systemd_cgroup",
-    "handler",
-    "max_line",
-)
 
 
 _OPERATIONS = {

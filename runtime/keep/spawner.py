@@ -10,16 +10,16 @@ import os
 import signal
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 from runtime import quick_joining
-from runtime.keep import birth, exec_keeper, keeper, native, pins, places, quick_exec, quick_start, seed, standing, wire
+from runtime.keep import birth, exec_keeper, native, pins, places, quick_exec, quick_start, seed, standing, wire
 from runtime.keep.loop import READ, Loop
 from runtime.keep.nursery import Nursery
-from runtime.linux import processes, program, syscalls
+from runtime.keep.starting import Refusal
+from runtime.linux import processes, syscalls
 from runtime.linux._core import lib
 from runtime.version import VERSION
 
@@ -27,7 +27,6 @@ PER_KEEPER = 20
 # Of each length Python keeps 2,000 freed tuples and gives them back in a full collection only, which nothing causes
 # here: 0.4 KB per start until then. What was there at our start is frozen, so one takes 0.1 ms.
 COLLECT_EVERY = 100
-ANSWER_SECONDS = 2.0  # that a new spawner serves nobody while it waits for the keepers it has found
 
 
 class _Kept:
@@ -52,12 +51,13 @@ class _Kept:
 class _KeeperProcess:
     """A keeper: our child, or one that an earlier spawner has left."""
 
-    __slots__ = ("channel", "containers", "name", "pid")
+    __slots__ = ("channel", "containers", "expects", "name", "pid")
 
-    def __init__(self, name: str, pid: int, channel: wire.Connection) -> None:
+    def __init__(self, name: str, pid: int, channel: wire.Connection, *, expects: bool = True) -> None:
         self.name = name
         self.pid = pid
         self.channel = channel
+        self.expects = expects  # knows "expect"; one of an earlier release makes every container the long way
         self.containers: dict[str, _Kept] = {}
 
 
@@ -77,7 +77,6 @@ class Spawner:
         self._subscribers: list[wire.Connection] = []
         self._asking: list[tuple[_Kept, wire.Connection]] = []
         self._forgetting: list[tuple[str, wire.Connection]] = []
-        self._asked: dict[str, wire.Connection] = {}  # keepers of a spawner that has died: will they be ours?
         self._number = 0
         self._ended = 0
         self._leaving = False
@@ -124,11 +123,11 @@ class Spawner:
         operation = _OPERATIONS.get(str(message.get("op")))
         try:
             if operation is None:
-                raise keeper.Refusal(f"this spawner knows no {message.get('op')!r}")
+                raise Refusal(f"this spawner knows no {message.get('op')!r}")
             if "id" in message:
                 places.check_id(message["id"])
             answer = operation(self, connection, message)
-        except keeper.Refusal as why:
+        except Refusal as why:
             answer = {"error": str(why), "kind": why.kind}
         except (OSError, KeyError, TypeError, ValueError) as why:
             answer = {"error": str(why) or repr(why), "kind": "refused"}
@@ -152,7 +151,7 @@ class Spawner:
     def _exec(self, connection: wire.Connection, message: dict[str, Any]) -> None:
         record = places.read_json(places.kept_file(self.state_dir, message["id"]))
         if record is None or not record["pid"]:
-            raise keeper.Refusal(f"container {message['id']} is not running", "unknown")
+            raise Refusal(f"container {message['id']} is not running", "unknown")
         quick = message.get("sync") and not (record["handler"] or message["tty"] or message["stdin"])
         if not quick or not self._exec_quickly(connection, record, message):
             self._exec_slowly(connection, record, message)
@@ -183,31 +182,41 @@ class Spawner:
         self._children.add(birth.fork(name, [connection.fileno()], body))
         self._hang_up(connection)
 
+    def _foresee(self, _: wire.Connection, message: dict[str, Any]) -> None:
+        if quick_start.can_be(message):
+            quick_start.foresee(self.state_dir, message)
+
     def _start(self, connection: wire.Connection, message: dict[str, Any]) -> None:
         identity = message["id"]
         if identity in self._kept:
-            raise keeper.Refusal(f"cannot start container {identity}: it was started before (forget it first)", "start")
+            raise Refusal(f"cannot start container {identity}: it was started before (forget it first)", "start")
         chosen = self._with_room()
         self._kept[identity] = chosen.containers[identity] = _Kept(identity, chosen)
         self._hand_over(chosen, connection, message)
         self._hang_up(connection)
 
     def _hand_over(self, chosen: _KeeperProcess, connection: wire.Connection, message: dict[str, Any]) -> None:
-        """With everything prepared but the init where that is possible."""
-        prepared = quick_start.prepare(self.state_dir, message)
-        if prepared is None:
+        """With everything prepared but the init where that is possible; the keeper begins meanwhile."""
+        can_be = chosen.expects and quick_start.can_be(message)
+        told = quick_start.expect(chosen.channel, message) if can_be else None
+        if told is None:
             chosen.channel.send(message, [connection.fileno()])
             return
-        with prepared.lock as lock:
-            memory = program.in_memory(prepared.text)
-            fds = [connection.fileno(), lock.fd, program.opened(), memory]
-            chosen.channel.send({**message, "quick": quick_start.packed(prepared)}, fds)
-            os.close(memory)
+        try:
+            prepared = quick_start.prepare(self.state_dir, message, told)
+            if prepared is None:
+                chosen.channel.send(message, [connection.fileno()])
+                return
+            with prepared.lock as lock:
+                quick = quick_start.packed(prepared)
+                chosen.channel.send({**message, "quick": quick}, [connection.fileno(), lock.fd])
+        finally:
+            told.close()
 
     def _whose_is(self, connection: wire.Connection, message: dict[str, Any]) -> dict[str, Any] | None:
         kept = self._kept.get(message["id"])
         if kept is None:
-            raise keeper.Refusal(f"container {message['id']} is not kept (has it ended?)", "unknown")
+            raise Refusal(f"container {message['id']} is not kept (has it ended?)", "unknown")
         if kept.keeper.name == message.get("dead"):
             self._asking.append((kept, connection))  # answered when its death has reached us, too
             return None
@@ -220,10 +229,11 @@ class Spawner:
 
     def _forget(self, connection: wire.Connection, message: dict[str, Any]) -> dict[str, Any] | None:
         identity = message["id"]
+        quick_start.forget(identity)
         if not os.path.exists(places.exit_file(self.state_dir, identity)):
             record = places.read_json(places.kept_file(self.state_dir, identity)) or {"pid": 0}
             if record["pid"] and processes.is_alive(record["pid"], record["start_time"]):
-                raise keeper.Refusal(f"cannot forget container {identity}: it has not ended")
+                raise Refusal(f"cannot forget container {identity}: it has not ended")
         if identity in self._kept:
             # It is being started, or its end is being written down: a matter of moments.
             self._forgetting.append((identity, connection))
@@ -240,7 +250,7 @@ class Spawner:
 
     def _shutdown(self, connection: wire.Connection, message: dict[str, Any]) -> dict[str, Any] | None:
         if self._kept and not message.get("force"):
-            raise keeper.Refusal(f"cannot shut down: {len(self._kept)} containers are kept (try: stop them first)")
+            raise Refusal(f"cannot shut down: {len(self._kept)} containers are kept (try: stop them first)")
         connection.send({})
         self._stop_listening(remove=True)
         for process in self._keepers.values():
@@ -424,49 +434,16 @@ class Spawner:
 
     def _find_left_behind(self) -> None:
         """Keepers of a spawner that has died, and containers of keepers that died with it."""
+        orphans: dict[str, list[str]] = {}
+        for identity in _names(places.containers_dir(self.state_dir)):
+            record = places.read_json(places.kept_file(self.state_dir, identity))
+            if record is not None and not os.path.exists(places.exit_file(self.state_dir, identity)):
+                orphans.setdefault(record["keeper"], []).append(identity)
         for entry in _names(places.keepers_dir(self.state_dir)):
-            self._ask(entry.removesuffix(".sock"))
-        deadline = time.monotonic() + ANSWER_SECONDS
-        for name, connection in list(self._asked.items()):
-            answer = connection.receive(max(0.0, deadline - time.monotonic()))
-            if answer is not None or connection.ended:
-                self._heard_of(name, answer)
-            else:
-                self.loop.watch(connection.fileno(), READ, lambda name=name: self._heard_late(name))  # type: ignore[misc]
-        self._give_left_behind()
-
-    def _ask(self, name: str) -> None:
-        connection = wire.connect(places.keeper_socket(self.state_dir, name))
-        if connection is None:
-            _unlink(places.keeper_socket(self.state_dir, name))
-            return
-        connection.send({"op": "channel"})
-        self._asked[name] = connection
-
-    def _heard_of(self, name: str, answer: dict[str, Any] | None) -> None:
-        """A keeper that answers is ours from now on, unless an older spawner has it; one that hangs up has died."""
-        connection = self._asked.pop(name)
-        if answer is None or "error" in answer:
-            connection.close()
-            if answer is None:
-                _unlink(places.keeper_socket(self.state_dir, name))
-            return
-        self._told(self._know(_KeeperProcess(name, answer["pid"], connection)))  # what came behind the answer
-
-    def _heard_late(self, name: str) -> None:
-        connection = self._asked[name]
-        answer = connection.receive(0.0)
-        if answer is not None or connection.ended:
-            self.loop.ignore(connection.fileno())
-            self._heard_of(name, answer)
-            self._give_left_behind()
-
-    def _give_left_behind(self) -> None:
-        """Who kept them is dead. Looked for once every living keeper has answered: what it was told to adopt it has
-        adopted by then, and two readers of one FIFO would tear its lines apart."""
-        if self._asked:
-            return
-        left = [name for name in _names(places.containers_dir(self.state_dir)) if self._is_left_behind(name)]
+            name = entry.removesuffix(".sock")
+            if self._reclaim(name):
+                orphans.pop(name, None)
+        left = [identity for identities in orphans.values() for identity in identities]
         for start in range(0, len(left), PER_KEEPER):
             heir = self._new_keeper()
             entries = []
@@ -475,11 +452,19 @@ class Spawner:
                 entries.append({"id": identity, "status": None, "fds": 0})
             heir.channel.send({"op": "adopt", "id": "", "containers": entries})
 
-    def _is_left_behind(self, identity: str) -> bool:
-        record = places.read_json(places.kept_file(self.state_dir, identity))
-        if record is None or os.path.exists(places.exit_file(self.state_dir, identity)):
+    def _reclaim(self, name: str) -> bool:
+        """True when a keeper of this name lives; then it is ours from now on, unless an older spawner has it."""
+        connection = wire.connect(places.keeper_socket(self.state_dir, name))
+        if connection is None:
+            _unlink(places.keeper_socket(self.state_dir, name))
             return False
-        return not os.path.exists(places.keeper_socket(self.state_dir, record["keeper"]))
+        connection.send({"op": "channel"})
+        answer = connection.receive(5.0)
+        if answer is None or "error" in answer:
+            connection.close()
+            return answer is not None
+        self._know(_KeeperProcess(name, answer["pid"], connection, expects=answer.get("expects", False)))
+        return True
 
 
 _OPERATIONS = {
@@ -488,6 +473,7 @@ _OPERATIONS = {
     "pin": Spawner._pin,
     "unpin": Spawner._unpin,
     "exec": Spawner._exec,
+    "foresee": Spawner._foresee,
     "start": Spawner._start,
     "whose": Spawner._whose_is,
     "forget": Spawner._forget,

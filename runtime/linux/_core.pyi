@@ -237,6 +237,7 @@ class _Lib:
     ACT_SKIP: int
     ACT_COVER: int
     ACT_TARGET: int
+    ACT_WORD: int
     SYS_fcntl: int
     def k_mount(self, source_: Any, target_: Any, type_: Any, flags_: int, data_: Any, /) -> int: ...
     def k_umount2(self, target_: Any, flags_: int, /) -> int: ...

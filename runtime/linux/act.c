@@ -8,7 +8,8 @@
 // Whatever goes wrong ends the process with (index of the step, errno) on the report descriptor; words for it are not its business.
 // Before execve it reports '+': an end without it is a death.
 //
-// usage: act BORN PROGRAM SLOT...   descriptors by number; the pid of the child that a BIRTH makes is written to BORN
+// usage: act BORN PROGRAM READY SLOT...   descriptors by number; the pid of the child that a BIRTH makes is written to BORN. A word comes
+// out of READY as soon as the program is there: who makes it may begin us first, and execve is done when it has finished. READY 0: it is there.
 #define _GNU_SOURCE
 #include "act.h"
 #include "bare.h"
@@ -362,20 +363,23 @@ static int number_of(const char *text)
 static int program(int argc, char **argv, char **environment)
 {
 	static struct act act;
-	static long given[2 + ACT_SLOTS];
+	enum { FIRST_SLOT = 3 };
+	static long given[FIRST_SLOT + ACT_SLOTS];
 	int count = argc - 1;
 
 	(void)environment;
 	// As soon as a container's namespaces are entered, its processes must not look into us.
 	CALL(SYS_prctl, PR_SET_DUMPABLE, 0);
 	CALL(SYS_prctl, PR_SET_NAME, "ketch-init");
-	if (count < 2 || count > 2 + ACT_SLOTS)
+	if (count < FIRST_SLOT || count > FIRST_SLOT + ACT_SLOTS)
 		return 2;
 	for (int i = 0; i < count; i++)
 		given[i] = number_of(argv[i + 1]);
 	act.born = (int)given[0];
-	memcpy(act.slots, given + 2, (size_t)(count - 2) * sizeof *given);
-	if (act_keep_only(given, count) == 0 && act_load(&act, (int)given[1]))
+	memcpy(act.slots, given + FIRST_SLOT, (size_t)(count - FIRST_SLOT) * sizeof *given);
+	if (act_keep_only(given, count) < 0 || (given[2] && act_await((const int64_t[]){given[2], ACT_WORD}) < 0))
+		return 127;
+	if (act_load(&act, (int)given[1]))
 		act_run(&act);
 	return 127;
 }

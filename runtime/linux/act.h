@@ -18,3 +18,4 @@ enum { ACT_NUMBER, ACT_SLOT, ACT_ADDRESS };
 enum { ACT_EXPECT = -1, ACT_DIRECTORY = -2, ACT_BIRTH = -3, ACT_INSIDE = -4, ACT_HOME = -5, ACT_FIND = -6, ACT_OWN_STDIO = -7,
        ACT_EXECUTE = -8, ACT_AWAIT = -9, ACT_NOT_PROC = -10, ACT_SKIP = -11, ACT_COVER = -12, ACT_TARGET = -13 };
 #define ACT_SLOTS 256
+#define ACT_WORD 'g' // what ACT_AWAIT is given for the word on which it goes on

@@ -395,13 +395,19 @@ def _processes_in(path: str) -> list[int]:
     return [pid for pid in found if pid]
 
 
+_CPUSET = ("cpuset.cpus", "cpuset.mems")
+
+
 def _make_directories(mount: str, path: str, *, cpuset: bool, v2: bool) -> list[str]:
     """mkdir -p of a group; on the way hands down what the kernel does not: cpusets on v1, controllers on v2."""
     if not path.startswith(mount + "/"):
         raise ValueError(f"cgroup path {path} is not beneath {mount}")
     made = []
-    here = mount
-    for part in path[len(mount) + 1 :].split("/"):
+    here, parts = mount, path[len(mount) + 1 :].split("/")
+    parent = path.rpartition("/")[0]
+    if parent != mount and not v2 and _is_ready(parent, cpuset=cpuset):
+        here, parts = parent, parts[-1:]
+    for part in parts:
         if v2:
             delegate_controllers(here)
         parent, here = here, f"{here}/{part}"
@@ -413,10 +419,15 @@ def _make_directories(mount: str, path: str, *, cpuset: bool, v2: bool) -> list[
         except OSError as error:
             raise KernelError(error.errno or 0, "mkdir", (here,)) from None
         if cpuset:
-            for file in ("cpuset.cpus", "cpuset.mems"):
-                if not read(f"{here}/{file}"):
+            for file in _CPUSET:
+                if here in made or not read(f"{here}/{file}"):
                     write(f"{here}/{file}", read(f"{parent}/{file}") or "")
     return made
+
+
+def _is_ready(parent: str, *, cpuset: bool) -> bool:
+    """Whether a v1 group is there, with all that it hands down: nothing need be done above it."""
+    return all(read(f"{parent}/{file}") for file in _CPUSET) if cpuset else durable.is_directory(parent)
 
 
 def delegate_controllers(directory: str) -> None:

@@ -292,35 +292,24 @@ static int start_program(void *argument)
 	syscall(SYS_execveat, start->program, "", start->argv, nothing, AT_EMPTY_PATH);
 	_exit(127);
 }
-// Run act.c's program, which is open as `act`, with these descriptors: the list of calls, then its slots. Until it is executed the new process
-// uses our memory while we wait, so that nothing is copied. Answers the pid that it gives birth to, as a child of ours, or -errno.
+// Execute act.c's program, which is open as `act`, with these descriptors: where it tells whom it gives birth to, its list of calls, where the
+// word comes that the list is there or 0, its slots. Until it is executed the new process uses our memory while we wait, so that nothing is copied.
 long k_act(int act, const int *given, unsigned int count)
 {
 	char stack[65536] __attribute__((aligned(16))), numbers[ACT_SLOTS][12], *argv[ACT_SLOTS + 2] = {"ketch-init"};
-	int born[2], kept[ACT_SLOTS], child = 0;
+	struct start start = {act, argv, given, count};
 	sigset_t all, before;
 
-	if (count >= ACT_SLOTS || pipe2(born, O_CLOEXEC) < 0)
-		return count >= ACT_SLOTS ? -E2BIG : -errno;
-	kept[0] = born[1];
-	memcpy(kept + 1, given, count * sizeof *given);
-	for (unsigned int i = 0; i <= count; i++) {
-		snprintf(numbers[i], sizeof numbers[i], "%d", kept[i]);
+	if (count > ACT_SLOTS)
+		return -E2BIG;
+	for (unsigned int i = 0; i < count; i++) {
+		snprintf(numbers[i], sizeof numbers[i], "%d", given[i]);
 		argv[i + 1] = numbers[i];
 	}
-	struct start start = {act, argv, kept, count + 1};
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, &before); // a handler of ours must not run in a process that uses our memory
 	long r = clone(start_program, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, &start);
 	r = r < 0 ? -errno : r;
-	close(born[1]);
-	if (r > 0) {
-		if (read(born[0], &child, sizeof child) != sizeof child)
-			child = -ECHILD;
-		while (waitpid((pid_t)r, 0, 0) < 0 && errno == EINTR)
-			;
-	}
-	close(born[0]);
 	sigprocmask(SIG_SETMASK, &before, 0);
-	return r < 0 ? r : child;
+	return r;
 }

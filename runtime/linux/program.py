@@ -141,12 +141,67 @@ def in_memory(text: bytes) -> int:
     return memory
 
 
+WORD = bytes((lib.ACT_WORD,))
+
+
+class Told:
+    """A program for a process that was begun before it is there, and waits for its words."""
+
+    __slots__ = ("_word", "memory", "ready")
+
+    def __init__(self) -> None:
+        self.memory = in_memory(b"")
+        self.ready, self._word = os.pipe2(os.O_CLOEXEC)
+
+    def tell(self, text: bytes) -> None:
+        """This is the program."""
+        os.write(self.memory, text)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """The next word it waits for."""
+        os.write(self._word, WORD)
+
+    def close(self) -> None:
+        """Who still waits for a word ends."""
+        for fd in (self.memory, self.ready, self._word):
+            os.close(fd)
+
+
+class Birth:
+    """A process that runs a program with these descriptors, until the birth of its child, which becomes ours."""
+
+    __slots__ = ("_born", "_pid")
+
+    def __init__(self, act: int, memory: int, given: "Sequence[int]", ready: int = 0) -> None:
+        self._born, end = os.pipe2(os.O_CLOEXEC)
+        descriptors = [end, memory, ready, *given]
+        self._pid = lib.k_act(act, descriptors, len(descriptors))
+        os.close(end)
+        if self._pid < 0:
+            self.close()
+            syscalls.fail(self._pid, "clone")
+
+    def born(self) -> int:
+        """Wait for the child; its pid."""
+        said = os.read(self._born, 4)
+        self.close()
+        try:
+            os.waitpid(self._pid, 0)
+        except ChildProcessError:
+            pass  # the loop of a keeper was quicker
+        if not said:
+            syscalls.fail(-errno.ECHILD, "clone3")
+        return int.from_bytes(said, "little")
+
+    def close(self) -> None:
+        """Its birth is not waited for."""
+        os.close(self._born)
+
+
 def run(act: int, memory: int, given: "Sequence[int]") -> int:
     """Run a program with these descriptors; the pid that it gives birth to, a child of ours."""
-    result = lib.k_act(act, [memory, *given], len(given) + 1)
-    if result < 0:
-        syscalls.fail(result, "clone3")
-    return int(result)
+    return Birth(act, memory, given).born()
 
 
 EXECUTED = b"+"  # what a program whose execve has succeeded has reported, and nothing after it

@@ -48,7 +48,7 @@ class RootBuilder:
     # --- while the host is in sight ---
 
     def open_host(self) -> None:
-        """Everything that the container gets of the host."""
+        """Everything that the container gets of the host but its control groups."""
         call = self._builder.call
         if self._plan.masks:
             flags = lib.OPEN_TREE_CLONE | AT_SYMLINK_NOFOLLOW | lib.OPEN_TREE_CLOEXEC
@@ -61,7 +61,11 @@ class RootBuilder:
         for step in self._plan.mounts:
             if isinstance(step, mounts.BindMount):
                 self._open_bind(step)
-            elif isinstance(step, mounts.CgroupMount) and not step.view.namespace:
+
+    def open_groups(self) -> None:
+        """What it sees of its control groups, where no namespace of its own decides that."""
+        for step in self._plan.mounts:
+            if isinstance(step, mounts.CgroupMount) and not step.view.namespace:
                 for name, path in step._shown():
                     slot = self._opened[step, name] = self._builder.slot()
                     self._clone(slot, path, 0)

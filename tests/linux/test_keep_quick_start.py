@@ -3,7 +3,9 @@
 
 import os
 import re
+import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from runtime import lifecycle
 from runtime.keep import client as keep
-from tests.linux.test_keep import Node
+from tests.linux.test_keep import Node, wait_until
 from tests.linux.test_keep_budgets import faults
 from tests.support import kernel
 
@@ -196,6 +198,51 @@ def test_symlinks_of_an_image_stay_in_its_root(node: Node) -> None:
     node.client.wait("plain", 10)
     assert node.output("plain").count("here") == 2
     assert list(outside.iterdir()) == []
+
+
+def test_what_was_foreseen_counts_only_while_it_is_true(node: Node) -> None:
+    for name, words in (("same", "one"), ("changed", "two")):
+        bundle = Path(node.bundle(name, "echo", "one"))
+        request = keep.StartRequest(id=name, bundle=str(bundle), log_path=node.log_path(name))
+        node.client.foresee(request)
+        node.client.ping()  # it has been heard
+        assert not Path(node.state, "runtime", name).exists()
+        assert not Path(node.state, "containers", name).exists()
+        config = bundle / "config.json"
+        if words != "one":
+            config.write_text(config.read_text().replace("one", words))
+        node.client.start(request)
+        node.client.wait(name, 10)
+        assert node.output(name) == f"{words}\n"
+
+
+def test_what_a_killed_spawner_had_begun_ends_by_itself(node: Node) -> None:
+    node.start("first", "sleep", "1000")
+    (keeper,) = node.keeper_pids()
+    before = children(keeper)
+    config = Path(node.bundle("a", "true"), "config.json")
+    config.unlink()
+    os.mkfifo(config)  # the spawner waits in open(2): it has told the keeper, and not yet planned
+    request = keep.StartRequest(id="a", bundle=str(config.parent))
+
+    def ask() -> None:
+        with pytest.raises(keep.SpawnerGone):
+            node.client.start(request)
+
+    asked = threading.Thread(target=ask)
+    spawner = node.spawner_pid()
+    asked.start()
+    wait_until(lambda: children(keeper) > before)
+    assert Path(node.state, "containers/a/kept").exists()
+    os.kill(spawner, signal.SIGKILL)
+    asked.join(10)
+    wait_until(lambda: children(keeper) == before)
+    assert not Path(node.state, "containers/a").exists()
+    assert not Path(node.state, "runtime/a").exists()
+
+
+def children(pid: int) -> set[int]:
+    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def test_page_faults_of_a_start_stay_within_their_budget(node: Node) -> None:
