@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from shutil import which
 
-from cri.hand import ownership
+from cri.hand import kubelet, ownership
 from cri.hand.grammar import Arguments
 from cri.hand.places import Places
 from cri.hand.tables import size
@@ -62,6 +62,7 @@ def examine(places: Places) -> list[Finding]:
         *_programs(),
         *_disk(places),
         *_processes(places),
+        *kubelet.examine(places),
         *ownership.examine(places),
     ]
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.support import kernel
+
 KETCH = Path(__file__).parents[2] / ".venv/bin/ketch"
+GATE = "PodAndContainerStatsFromCRI"
 pytestmark = pytest.mark.needs("root")
 
 
@@ -56,3 +60,31 @@ def test_what_others_may_write_is_named_with_its_cure(node: Path) -> None:
     assert found[str(conflist)]["present"] is False
     assert found[str(conflist)]["fix"] == f"chmod 644 {conflist}"
     assert found[f"{node}/bin"]["fix"] == f"chown root:root {node}/bin"
+
+
+def test_on_a_kubelets_host_doctor_says_what_its_node_lacks(node: Path) -> None:
+    kernel.mount("tmpfs", "/var/lib", "tmpfs")
+    try:
+        settings = Path("/var/lib/kubelet/config.yaml")
+        settings.parent.mkdir()
+        settings.write_text("containerRuntimeEndpoint: unix:///run/containerd/containerd.sock\n")
+        assert lacking(node) == ["ketch-cri", "pod network", "kubelet's runtime", "kubelet's statistics"]
+        bridge = {"type": "bridge", "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}}
+        conflist = {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge]}
+        (node / "net.d/10-pods.conflist").write_text(json.dumps(conflist))
+        settings.write_text(
+            f"containerRuntimeEndpoint: unix://{node}/state/ketch.sock\nfeatureGates:\n  {GATE}: true\n"
+        )
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(f"{node}/state/ketch.sock")
+            server.listen()
+            assert lacking(node) == []
+    finally:
+        kernel.umount("/var/lib")
+
+
+def lacking(folder: Path) -> list[str]:
+    """What doctor finds missing of a kubelet's needs."""
+    ours = ("ketch-cri", "pod network", "kubelet's runtime", "kubelet's statistics")
+    found = findings(folder)
+    return [name for name in ours if not found[name]["present"]]
