@@ -35,6 +35,24 @@ def pod(name: str, *containers: Object, labels: dict[str, str] | None = None, **
     }
 
 
+def is_ready(pod: Object) -> bool:
+    """Ready, and not about to go."""
+    conditions = pod["status"].get("conditions", [])
+    return "deletionTimestamp" not in pod["metadata"] and any(
+        each["type"] == "Ready" and each["status"] == "True" for each in conditions
+    )
+
+
+def shown_as(pod: Object) -> str:
+    """The word that `kubectl get pods` has for a pod in this state."""
+    if "deletionTimestamp" in pod["metadata"]:
+        return "Terminating"
+    waiting = [
+        each["state"]["waiting"] for each in pod["status"].get("containerStatuses", []) if "waiting" in each["state"]
+    ]
+    return str(waiting[0]["reason"] if waiting else pod["status"]["phase"])
+
+
 def deployment(
     name: str, replicas: int, *containers: Object, labels: dict[str, str] | None = None, **spec: Any
 ) -> Object:

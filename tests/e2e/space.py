@@ -69,6 +69,19 @@ class Space:
     def remove(self, kind: str, *names: str) -> None:
         self.kubectl("delete", kind, *names, "--wait=true", "--ignore-not-found")
 
+    def version(self) -> str:
+        """Where the API's history of this namespace's pods stands."""
+        return str(json.loads(self.cluster.kubectl("get", "--raw", self._pods()))["metadata"]["resourceVersion"])
+
+    def history(self, pod: str, since: str) -> list[Object]:
+        """Each state of this pod since then: a watch also tells what is past, so none is missed."""
+        query = f"watch=1&timeoutSeconds=1&resourceVersion={since}&fieldSelector=metadata.name%3D{pod}"
+        said = self.cluster.kubectl("get", "--raw", f"{self._pods()}?{query}")
+        return [json.loads(line)["object"] for line in said.splitlines()]
+
+    def _pods(self) -> str:
+        return f"/api/v1/namespaces/{self.name}/pods"
+
     def address(self, pod: str) -> str:
         return str(self.get("pod", pod)["status"]["podIP"])
 

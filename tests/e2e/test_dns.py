@@ -11,7 +11,7 @@ from tests.e2e.cluster import Cluster
 from tests.e2e.control_plane import DNS_ADDRESS, SERVICE_ADDRESS
 from tests.e2e.image_set import BUSYBOX
 from tests.e2e.machine import until
-from tests.e2e.objects import deployment, pod, service, shell, web
+from tests.e2e.objects import deployment, is_ready, pod, service, shell, web
 from tests.e2e.space import Space
 
 pytestmark = [pytest.mark.needs("root"), pytest.mark.own_namespaces, pytest.mark.timeout(240)]
@@ -34,13 +34,27 @@ def dev(cluster: Cluster) -> Iterator[Space]:
         space.delete()
 
 
+def has_resolved(dev: Space) -> bool:
+    """Does the jump pod know the API server by its name?"""
+    name = "kubernetes.default.svc.cluster.local"
+    return SERVICE_ADDRESS in dev.exec("jump", "nslookup", name, DNS_ADDRESS, check=False)
+
+
 def test_ac52_the_dns_service_answers_over_udp_and_tcp(dev: Space) -> None:
-    assert dev.cluster.get("-n", "kube-system", "service", "kube-dns")["spec"]["clusterIP"] == DNS_ADDRESS
-    assert SERVICE_ADDRESS in dev.exec("jump", "nslookup", "kubernetes.default.svc.cluster.local", DNS_ADDRESS)
+    system = Space(dev.cluster, "kube-system")
+    assert system.get("service", "kube-dns")["spec"]["clusterIP"] == DNS_ADDRESS
+    until(lambda: len(ready_servers(system)) == 2, "two of two servers are ready", 60, every=0.3)
+    until(lambda: has_resolved(dev), "the name of the API server resolves", 30, every=0.3)
     probe = f"echo | nc -w 2 {DNS_ADDRESS} 53 && echo open"
     assert "open" in dev.exec("jump", "sh", "-c", probe)
     metrics = f"http://{DNS_ADDRESS}:9153/metrics"
     assert "coredns_build_info" in dev.exec("jump", "wget", "-T", "3", "-qO-", metrics)
+
+
+def ready_servers(system: Space) -> set[str]:
+    """CoreDNS' pods that are ready and stay."""
+    found = system.get("pods", "-l", "k8s-app=kube-dns")["items"]
+    return {each["metadata"]["name"] for each in found if is_ready(each)}
 
 
 def test_ac54_the_resolver_searches_the_namespace_first(dev: Space) -> None:
@@ -73,12 +87,10 @@ def test_ac56_a_pod_made_for_one_question_answers_it(dev: Space) -> None:
 
 def test_ac57_dns_comes_back_after_its_pods_are_deleted(cluster: Cluster, dev: Space) -> None:
     system = Space(cluster, "kube-system")
-    before = {each["metadata"]["name"] for each in system.get("pods", "-l", "k8s-app=kube-dns")["items"]}
+    before = ready_servers(system)
     system.kubectl("delete", "pods", "-l", "k8s-app=kube-dns", "--wait=true")
-    system.rollout("deployment/coredns")
-    after = {each["metadata"]["name"] for each in system.get("pods", "-l", "k8s-app=kube-dns")["items"]}
-    assert after
+    until(lambda: len(ready_servers(system)) == 2, "two new servers are ready", 60, every=0.3)
+    after = ready_servers(system)
     assert not after & before
-    assert "CoreDNS" in system.logs(after.pop())
-    question = ["nslookup", "kubernetes.default.svc.cluster.local"]
-    until(lambda: SERVICE_ADDRESS in dev.exec("jump", *question, check=False), "names resolve again", 30, every=0.5)
+    assert all("CoreDNS" in system.logs(name) for name in after)
+    until(lambda: has_resolved(dev), "names resolve again", 30, every=0.5)

@@ -4,21 +4,26 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 
 from tests.e2e.cluster import Cluster
 from tests.e2e.control_plane import SITE_ADDRESS
 from tests.e2e.machine import Machine, until
-from tests.e2e.objects import deployment, pod, service, shell, web
+from tests.e2e.objects import deployment, is_ready, pod, service, shell, web
 from tests.e2e.space import Space
 
 pytestmark = [pytest.mark.needs("root"), pytest.mark.own_namespaces, pytest.mark.timeout(300)]
 
 STABLE = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
 EDGE = "registry.k8s.io/e2e-test-images/agnhost:2.64.0"
+# a page that differs between the two
+PAGE = "shell?cmd=" + quote("test -e /etc/edge && echo edge || echo stable")
+PACE_SECONDS = 10
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +55,9 @@ def answers(space: Space, url: str, number: int = 40) -> Counter[str]:
     return Counter(space.exec("client", "sh", "-c", script).split())
 
 
-def pods_of(space: Space, label: str) -> list[str]:
-    return [each["metadata"]["name"] for each in space.get("pods", "-l", label)["items"]]
-
-
 def test_ac37_ten_replicas_have_ten_addresses_and_one_replica_set(space: Space) -> None:
     rollout = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 1}}
-    space.apply(deployment("hello", 10, web(image=STABLE), strategy=rollout, minReadySeconds=1))
+    space.apply(deployment("hello", 10, web(image=STABLE), strategy=rollout, minReadySeconds=PACE_SECONDS))
     space.rollout("deployment/hello")
     found = space.get("pods", "-l", "app=hello")["items"]
     assert len({each["status"]["podIP"] for each in found}) == 10
@@ -71,26 +72,48 @@ def test_ac38_a_node_port_answers_inside_and_outside_on_every_node(cluster: Clus
         assert wait_for_answer(cluster.site, f"http://{node.address}:30001/hostname").startswith("hello-")
 
 
-def test_ac39_a_rolling_update_stays_within_its_bounds(space: Space) -> None:
-    space.kubectl("set", "image", "deployment/hello", f"web={EDGE}")
-    seen: list[tuple[int, int]] = []
+def changes_within_bounds(space: Space, *words: str) -> None:
+    """Change the deployment: 9 to 11 pods all the time, of both versions on one node, at the pace that it asks for."""
+    here = f"--field-selector=spec.nodeName={space.cluster.nodes[0].name}"
+    together: list[set[str]] = []
 
     def is_done() -> bool:
-        status = space.get("deployment", "hello")["status"]
-        seen.append((status.get("availableReplicas", 0), status["replicas"]))
-        return bool(status.get("updatedReplicas") == status.get("availableReplicas") == status["replicas"] == 10)
+        seen = space.get("deployment", "hello")
+        status = seen["status"]
+        assert status.get("availableReplicas", 0) >= 9
+        assert status["replicas"] <= 11
+        pods = [each for each in space.get("pods", "-l", "app=hello", here)["items"] if is_ready(each)]
+        together.append({each["spec"]["containers"][0]["image"] for each in pods})
+        is_noticed = status["observedGeneration"] == seen["metadata"]["generation"]
+        return bool(
+            is_noticed and status.get("updatedReplicas") == status.get("availableReplicas") == status["replicas"] == 10
+        )
 
-    until(is_done, "the update ends", 180, every=0.3)
-    assert min(available for available, _ in seen) >= 9
-    assert max(total for _, total in seen) <= 11
-    images = {each["spec"]["containers"][0]["image"] for each in space.get("pods", "-l", "app=hello")["items"]}
-    assert EDGE in images
+    start = time.monotonic()
+    space.kubectl(*words)
+    until(is_done, "the change ends", 240, every=0.3)
+    assert {STABLE, EDGE} in together
+    # two at a time, and its controllers count whole seconds
+    assert time.monotonic() - start > 5 * (PACE_SECONDS - 1)
+    assert "successfully rolled out" in space.kubectl("rollout", "status", "deployment/hello")
+
+
+def says(space: Space, text: str) -> bool:
+    """Does every one of 20 answers from hello say this?"""
+    said = answers(space, f"http://hello-svc:8080/{PAGE}", 20)
+    return {json.loads(each)["output"].strip() for each in said} == {text}
+
+
+def test_ac39_a_rolling_update_stays_within_its_bounds(space: Space) -> None:
+    until(lambda: says(space, "stable"), "the first page", 20)
+    changes_within_bounds(space, "set", "image", "deployment/hello", f"web={EDGE}")
+    until(lambda: says(space, "edge"), "the new page", 20)
 
 
 def test_ac40_a_rollback_brings_the_first_revision_back(space: Space) -> None:
-    space.kubectl("rollout", "undo", "deployment/hello", "--to-revision=1")
-    space.rollout("deployment/hello", 180)
+    changes_within_bounds(space, "rollout", "undo", "deployment/hello", "--to-revision=1")
     assert space.get("deployment", "hello")["spec"]["template"]["spec"]["containers"][0]["image"] == STABLE
+    until(lambda: says(space, "stable"), "the old page", 20)
 
 
 def test_ac41_expose_finds_a_node_port_by_itself(space: Space) -> None:
@@ -108,15 +131,13 @@ def test_ac42_traffic_follows_the_selector(space: Space) -> None:
     for colour in ("blue", "green"):
         space.rollout(f"deployment/{colour}")
     space.apply(service("bg", {"app": "bg"}, 80, 8080))
-    wait_for_page(space, "http://bg/hostname")
-    both = {name.split("-")[0] for name in answers(space, "http://bg/hostname")}
-    assert both == {"blue", "green"}
+
+    def colours() -> set[str]:
+        return {name.split("-")[0] for name in answers(space, "http://bg/hostname", 20)}
+
+    until(lambda: colours() == {"blue", "green"}, "both answer", 20, every=0.5)
     space.kubectl("patch", "service", "bg", "-p", '{"spec":{"selector":{"version":"green"}}}')
-
-    def only_green() -> bool:
-        return {name.split("-")[0] for name in answers(space, "http://bg/hostname", 20)} == {"green"}
-
-    until(only_green, "only green answers", 20, every=0.5)
+    until(lambda: colours() == {"green"}, "only green answers", 20, every=0.5)
 
 
 def test_ac43_the_endpoints_follow_the_pods(space: Space) -> None:
@@ -127,8 +148,10 @@ def test_ac43_the_endpoints_follow_the_pods(space: Space) -> None:
         ready = [each for one in slices for each in one.get("endpoints") or [] if each["conditions"]["ready"]]
         return {each["addresses"][0] for each in ready}
 
-    until(lambda: len(addresses()) == 4, "four endpoints are left", 60, every=0.3)
-    assert addresses() <= {each["status"]["podIP"] for each in space.get("pods", "-l", "app=hello")["items"]}
+    def pods() -> set[str]:
+        return {each["status"]["podIP"] for each in space.get("pods", "-l", "app=hello")["items"] if is_ready(each)}
+
+    until(lambda: len(pods()) == 4 and addresses() == pods(), "the four that are left are the endpoints", 60, every=0.3)
 
 
 def test_ac44_a_service_maps_its_port(space: Space) -> None:
@@ -190,10 +213,9 @@ http.server.HTTPServer(("", 3909), Peer).serve_forever()
 def test_ac47_an_external_name_is_an_alias(space: Space) -> None:
     named = {"type": "ExternalName", "externalName": "web1-svc.services.svc.cluster.local"}
     space.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "prod-mongodb"}, "spec": named})
-    said = until(
-        lambda: space.exec("client", "nslookup", "prod-mongodb.services.svc.cluster.local", check=False), "", 20
-    )
-    assert "canonical name = web1-svc.services.svc.cluster.local" in said
+    question = ("nslookup", "prod-mongodb.services.svc.cluster.local")
+    wanted = "canonical name = web1-svc.services.svc.cluster.local"
+    until(lambda: wanted in space.exec("client", *question, check=False), "the alias is known", 20, every=0.3)
 
 
 def test_ac48_a_load_balancer_answers_those_in_its_ranges(space: Space) -> None:
@@ -211,13 +233,16 @@ def test_ac48_a_load_balancer_answers_those_in_its_ranges(space: Space) -> None:
 
 
 def test_ac51_client_affinity_keeps_one_backend(space: Space) -> None:
-    space.apply(service("sticky", {"app": "hello"}, 80, 8080, sessionAffinity="ClientIP"))
-    wait_for_page(space, "http://sticky/hostname")
-    assert len(answers(space, "http://sticky/hostname", 20)) == 1
+    space.apply(service("sticky", {"app": "hello"}, 80, 8080))
+    url = "http://sticky/hostname"
+    until(lambda: len(answers(space, url)) == 4, "four answer", 30, every=0.3)
+    space.kubectl("patch", "service", "sticky", "-p", '{"spec":{"sessionAffinity":"ClientIP"}}')
+    until(lambda: len(answers(space, url)) == 1, "one answers all", 30, every=0.3)
+    assert len(answers(space, url)) == 1
 
 
 def test_a_pod_reaches_itself_through_its_own_service(space: Space) -> None:
-    assert page(space, "http://web1-svc/hostname", "web1") == "web1"
+    until(lambda: page(space, "http://web1-svc/hostname", "web1") == "web1", "it reaches itself", 20, every=0.3)
 
 
 def test_ac35_a_host_port_reaches_its_pod_and_goes_with_it(cluster: Cluster, space: Space) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tests.e2e import provisioner
 from tests.e2e.cluster import Cluster
 from tests.e2e.machine import until
-from tests.e2e.objects import IDLE, Object, pod, service, shell, web
+from tests.e2e.objects import IDLE, Object, pod, service, shell, shown_as, web
 from tests.e2e.runtimes import PROJECT
 from tests.e2e.space import Space
 
@@ -26,9 +27,10 @@ def space(cluster: Cluster) -> Iterator[Space]:
     cluster.site.start("provisioner", "/usr/bin/python3", program, *cluster.kubectl_command())
     made.apply(storage_class("fast"), storage_class("flash", volumeBindingMode="WaitForFirstConsumer"))
     made.apply(storage_class("slow", annotations={"storageclass.kubernetes.io/is-default-class": "true"}))
+    made.apply(storage_class("portworx-db-secure", parameters={"repl": "2", "secure": "true"}))
     yield made
     made.delete()
-    cluster.kubectl("delete", "storageclass", "fast", "flash", "slow", "--ignore-not-found")
+    cluster.kubectl("delete", "storageclass", "fast", "flash", "slow", "portworx-db-secure", "--ignore-not-found")
     cluster.site.stop("provisioner")
 
 
@@ -75,7 +77,8 @@ def test_ac58_data_in_a_volume_outlives_the_pod(space: Space) -> None:
 def test_ac59_classes_provide_at_once_or_for_the_first_consumer(space: Space) -> None:
     space.apply(claim("at-once", "1Gi", storageClassName="fast"), claim("by-default", "1Gi"))
     space.apply(claim("later", "1Gi", storageClassName="flash"))
-    for name in ("at-once", "by-default"):
+    space.apply(claim("secured", "1Gi", storageClassName="portworx-db-secure"))
+    for name in ("at-once", "by-default", "secured"):
         until(lambda: space.get("pvc", name)["status"]["phase"] == "Bound", f"{name} is bound", 30)  # noqa: B023
     assert space.get("pvc", "by-default")["spec"]["storageClassName"] == "slow"
     assert space.get("pvc", "later")["status"]["phase"] == "Pending"
@@ -85,7 +88,9 @@ def test_ac59_classes_provide_at_once_or_for_the_first_consumer(space: Space) ->
 
 def test_ac60_a_pod_with_a_claim_of_a_class_runs(space: Space) -> None:
     space.apply(claim("pv-ticket", "25Gi", storageClassName="fast"))
-    assert space.run_to_the_end(with_claim("class-pod", "pv-ticket", "df /data | tail -1 | wc -l")) == "1\n"
+    assert space.run_to_the_end(with_claim("class-pod", "pv-ticket", "echo here > /data/x; cat /data/x")) == "here\n"
+    status = space.get("pvc", "pv-ticket")["status"]
+    assert (status["phase"], status["capacity"]) == ("Bound", {"storage": "25Gi"})
 
 
 def test_ac61_config_maps_come_from_literals_and_files(space: Space) -> None:
@@ -141,13 +146,19 @@ def stateful(name: str, replicas: int, **spec: Any) -> Object:
     return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name}, "spec": body | spec}
 
 
+def moments(pod: Object) -> tuple[str, str]:
+    """When it was made and when it was Ready, to the second: such texts compare as the times do."""
+    ready = next(each for each in pod["status"]["conditions"] if each["type"] == "Ready")
+    return pod["metadata"]["creationTimestamp"], ready["lastTransitionTime"]
+
+
 def test_ac65_a_stateful_set_starts_in_order(space: Space) -> None:
     space.apply(service("dullahan", {"app": "tkb-sts"}, 80, 80, clusterIP="None"), stateful("tkb-sts", 3))
     space.rollout("statefulset/tkb-sts")
     found = {each["metadata"]["name"]: each for each in space.get("pods", "-l", "app=tkb-sts")["items"]}
     assert sorted(found) == ["tkb-sts-0", "tkb-sts-1", "tkb-sts-2"]
-    starts = [found[name]["metadata"]["creationTimestamp"] for name in sorted(found)]
-    assert starts == sorted(starts)
+    for (_, ready), (made, _) in pairwise(moments(found[name]) for name in sorted(found)):
+        assert ready <= made
     for name in found:
         space.exec(name, "sh", "-c", f"echo data of {name} > /data/own")
 
@@ -163,6 +174,8 @@ def test_ac66_each_member_has_an_address_record(space: Space) -> None:
         return all(address in said for address in addresses)
 
     until(resolved, "three addresses behind the name", 30, every=0.5)
+    service_records = space.exec("jump-pod", "nslookup", "-type=srv", name)
+    assert all(f"tkb-sts-{number}.{name}" in service_records for number in range(3))
     for number in range(3):
         url = f"http://tkb-sts-{number}.{name}/hostname"
         assert space.exec("jump-pod", "wget", "-T", "3", "-qO-", url) == f"tkb-sts-{number}"
@@ -174,10 +187,12 @@ def test_ac67_a_member_comes_back_with_its_name_and_data(space: Space) -> None:
     space.kubectl("scale", "statefulset/tkb-sts", "--replicas=3")
     space.rollout("statefulset/tkb-sts")
     assert space.exec("tkb-sts-2", "cat", "/data/own") == "data of tkb-sts-2\n"
-    old = space.get("pod", "tkb-sts-0")["metadata"]["uid"]
+    old, start = space.get("pod", "tkb-sts-0")["metadata"]["uid"], space.version()
     space.remove("pod", "tkb-sts-0")
     until(lambda: (space.get("pod", "tkb-sts-0") or {"metadata": {"uid": old}})["metadata"]["uid"] != old, "a new one")
     space.wait_until_ready("tkb-sts-0")
+    words = dict.fromkeys(shown_as(each) for each in space.history("tkb-sts-0", start))
+    assert list(words) == ["Terminating", "Pending", "ContainerCreating", "Running"]
     assert space.exec("tkb-sts-0", "cat", "/data/own") == "data of tkb-sts-0\n"
 
 
@@ -201,6 +216,8 @@ def test_ac68_an_update_takes_the_highest_member_first(space: Space) -> None:
 def test_ac68_parallel_members_start_together_and_all_go(space: Space) -> None:
     space.apply(stateful("together", 3, podManagementPolicy="Parallel"))
     space.rollout("statefulset/together")
+    made, ready = zip(*(moments(each) for each in space.get("pods", "-l", "app=together")["items"]), strict=True)
+    assert max(made) <= min(ready)
     for name in ("together", "tkb-sts"):
         space.kubectl("scale", f"statefulset/{name}", "--replicas=0")
         label = f"app={name}"
@@ -209,6 +226,9 @@ def test_ac68_parallel_members_start_together_and_all_go(space: Space) -> None:
     assert len(space.get("pvc")["items"]) >= 6
 
 
-def test_ac69_a_headless_service_alone_is_accepted(space: Space) -> None:
-    space.apply(service("mongo-prod", {"app": "mongo"}, 27017, 27017, clusterIP="None"))
-    assert space.get("service", "mongo-prod")["spec"]["clusterIP"] == "None"
+def test_ac69_a_headless_service_names_the_member_of_a_set(space: Space) -> None:
+    space.apply(service("mongo-prod", {"app": "sts-mongo"}, 80, 80, clusterIP="None"))
+    space.apply(stateful("sts-mongo", 1, serviceName="mongo-prod"))
+    space.rollout("statefulset/sts-mongo")
+    ask = ("wget", "-T", "3", "-qO-", "http://sts-mongo-0.mongo-prod/hostname")
+    until(lambda: space.exec("jump-pod", *ask, check=False) == "sts-mongo-0", "the member's name leads to it", 30)

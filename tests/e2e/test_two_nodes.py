@@ -46,8 +46,21 @@ def test_every_pod_reaches_every_pod_and_is_seen_as_itself(cluster: Cluster, spa
 def test_a_service_spreads_over_both_nodes(cluster: Cluster, space: Space) -> None:
     space.apply(service("all", {"app": "all"}, 80, 8080))
     script = "for i in $(seq 60); do wget -T 3 -qO- http://all/hostname; echo; done"
-    until(lambda: space.exec("node1-1", "wget", "-T", "2", "-qO-", "http://all/hostname", check=False), "it answers")
-    assert set(space.exec("node1-1", "sh", "-c", script).split()) == set(names(cluster))
+
+    def answering() -> set[str]:
+        return set(space.exec("node1-1", "sh", "-c", script).split())
+
+    until(lambda: answering() == set(names(cluster)), "all four answer")
+
+
+def test_ac38_a_node_without_a_pod_answers_its_node_port(cluster: Cluster, space: Space) -> None:
+    ports = [{"port": 80, "targetPort": 8080, "nodePort": 30002}]
+    space.apply(pod("only", web(), nodeName=cluster.nodes[0].name))
+    space.apply(service("only", {"app": "only"}, 80, 8080, type="NodePort", ports=ports))
+    space.wait_until_ready("only")
+    for node in cluster.nodes:
+        ask = ("curl", "-sf", "-m", "3", f"http://{node.address}:30002/hostname")
+        until(lambda: cluster.site.run(*ask, check=False).stdout == "only", f"{node.name} answers", 30)  # noqa: B023
 
 
 def test_each_node_reaches_every_pod_without_translation(cluster: Cluster, space: Space) -> None:

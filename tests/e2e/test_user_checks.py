@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -60,17 +61,19 @@ def test_a_plain_pod_becomes_ready(cluster: Cluster) -> None:
     cluster.kubectl("wait", "--for=condition=Ready", "pod/box", "--timeout=30s")
 
 
-def backends_seen(cluster: Cluster, host: str) -> set[str]:
+def spreads(cluster: Cluster, host: str) -> bool:
+    """Does every one of 60 questions reach a pod of web, and each pod one? kube-proxy hears of the last pods up to a
+    second after the Deployment counts them as available."""
+    pods = {pod["metadata"]["name"] for pod in cluster.get("pods", "-l", "app=web")["items"]}
+    assert len(pods) == 10
     script = f"for i in $(seq 60); do timeout 3 wget -qO- http://{host}/hostname || exit 1; echo; done"
-    return set(in_box(cluster, "sh", "-c", script).split())
+    asked = cluster.run_kubectl("exec", "box", "--", "sh", "-c", script, check=False)
+    return asked.returncode == 0 and set(asked.stdout.split()) == pods
 
 
 def test_a_service_address_spreads_over_its_pods(cluster: Cluster) -> None:
-    """kube-proxy hears of the last pods up to a second after the Deployment counts them as available."""
     address = cluster.get("service", "web")["spec"]["clusterIP"]
-    pods = {pod["metadata"]["name"] for pod in cluster.get("pods", "-l", "app=web")["items"]}
-    assert len(pods) == 10
-    until(lambda: backends_seen(cluster, address) == pods, "the address leads to all ten pods", 20)
+    until(lambda: spreads(cluster, address), "the address leads to all ten pods", 20)
 
 
 def test_a_service_answers_the_node_itself(cluster: Cluster) -> None:
@@ -83,11 +86,12 @@ def test_a_node_port_answers_a_pod(cluster: Cluster) -> None:
 
 
 def test_a_pod_resolves_the_api_server(cluster: Cluster) -> None:
-    assert "10.96.0.1" in in_box(cluster, "nslookup", "kubernetes.default.svc.cluster.local")
+    ask = ("exec", "box", "--", "nslookup", "kubernetes.default.svc.cluster.local")
+    until(lambda: "10.96.0.1" in cluster.run_kubectl(*ask, check=False).stdout, "the name resolves", 20, every=0.3)
 
 
 def test_a_service_is_reached_by_its_name(cluster: Cluster) -> None:
-    assert len(backends_seen(cluster, "web")) >= 8
+    until(lambda: spreads(cluster, "web"), "the name leads to all ten pods", 20)
 
 
 def test_exec_sees_the_container(cluster: Cluster) -> None:
@@ -111,7 +115,7 @@ def test_exec_gives_a_terminal(cluster: Cluster) -> None:
 
 
 def test_logs_show_what_was_printed(cluster: Cluster) -> None:
-    assert cluster.kubectl("logs", "box") == "hello from box\n"
+    until(lambda: cluster.kubectl("logs", "box") == "hello from box\n", "the line is in the log", 20, every=0.3)
 
 
 def test_logs_follow(cluster: Cluster) -> None:
@@ -228,8 +232,6 @@ def test_a_pod_may_have_users_of_its_own(cluster: Cluster) -> None:
 
 def test_the_summary_lists_the_pods(cluster: Cluster) -> None:
     def with_cpu() -> int:
-        import json
-
         said = cluster.kubectl("get", "--raw", f"/api/v1/nodes/{cluster.nodes[0].name}/proxy/stats/summary")
         return len([pod for pod in json.loads(said)["pods"] if "usageNanoCores" in pod.get("cpu", {})])
 
@@ -237,12 +239,11 @@ def test_the_summary_lists_the_pods(cluster: Cluster) -> None:
 
 
 def test_a_cron_job_runs(cluster: Cluster) -> None:
-    def done() -> bool:
-        jobs = cluster.get("jobs")["items"]
-        return any(job["status"].get("succeeded") for job in jobs)
+    def done() -> list[str]:
+        return [job["metadata"]["name"] for job in cluster.get("jobs")["items"] if job["status"].get("succeeded")]
 
-    until(done, "a job of the cron job succeeded", 100, every=0.5)
-    assert "the clock struck" in cluster.kubectl("logs", "-l", "batch.kubernetes.io/job-name", "--tail=1")
+    name = until(done, "a job of the cron job succeeded", 100, every=0.5)[0]
+    assert cluster.kubectl("logs", f"job/{name}") == "the clock struck\n"
 
 
 def test_what_is_deleted_goes(cluster: Cluster) -> None:
