@@ -25,6 +25,9 @@ _MEMORY_MIB = 4096
 _KERNEL_WORDS = "root=LABEL=ketchroot ro console=ttyS0 quiet net.ifnames=0 apparmor=1 security=apparmor"
 # An emulated CPU has none of the faults that cost it a tenth of its speed, and removing a namespace waits for RCU.
 _KERNEL_WORDS += " mitigations=off rcupdate.rcu_expedited=1"
+# The boot after a power cut is timed by the guest. An emulated clock follows the host's, so it would time what else the
+# host does; this one counts a nanosecond per instruction, the least that QEMU knows. Real processors do several.
+_BY_INSTRUCTIONS = ["-icount", "shift=0"]
 _LAN_PORT = 23011  # UDP, loopback only: the second network card of every guest, one LAN for all of them
 _BOOT_SECONDS = 600.0
 # What the tests import is in the memory of the frozen state, so no restored guest reads it from its disk.
@@ -69,6 +72,10 @@ def up(machine: Machine, *, cold: bool = False) -> str:
     is_ours = machine.file("ready").exists() and machine.file("image").read_text() == machine.image.directory.name
     if machine.pid is not None and is_ours:  # without "ready" its start was interrupted: no clock, no name of its own
         return "is up already"
+    if machine.file("cut").exists():
+        raise GuestError(
+            f"{machine.name} is down between a power cut and its boot (try again, or vm down to forget it)"
+        )
     _fresh_directory(machine)  # one that runs from a former image goes: its key and its packages are others
     started = time.monotonic()
     if (machine.frozen / "devices").exists() and not cold:
@@ -88,12 +95,29 @@ def up(machine: Machine, *, cold: bool = False) -> str:
 
 def reboot_after_power_cut(machine: Machine) -> float:
     """Kill the machine as a power cut does and boot it on the same disk; returns the seconds until ssh answers."""
+    machine.file("cut").touch()
     cut_power(machine)
     started = time.monotonic()
     machine.file("ssh").unlink(missing_ok=True)  # the master connection died with the guest
-    _launch(machine, memory=None, shared=False, incoming=False)
+    _launch(machine, memory=None, shared=False, incoming=False, by_instructions=True)
     _wait_for_ssh(machine)
+    machine.file("cut").unlink()
     return time.monotonic() - started
+
+
+def reboot(machine: Machine) -> None:
+    """Let the guest end what runs and reboot as it likes; returns when the next boot answers."""
+    former = _boot(machine)
+    ssh(machine, "systemctl reboot", check=False)
+    _wait(lambda: _boot(machine) not in ("", former), _BOOT_SECONDS, f"{machine.name}: the next boot")
+
+
+def _boot(machine: Machine) -> str:
+    """The boot's id; nothing while nobody answers."""
+    asked = ssh(
+        machine, "cat /proc/sys/kernel/random/boot_id", check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    return asked.stdout.strip()
 
 
 def freeze(machine: Machine) -> None:
@@ -231,14 +255,29 @@ def accelerator(image: Image) -> str:
             )
         except subprocess.TimeoutExpired:
             works = False
-        memo.write_text("kvm" if works else "tcg,thread=multi")
-    return memo.read_text()
+        memo.write_text("kvm" if works else "tcg")
+    return memo.read_text().partition(",")[0]
 
 
-def _launch(machine: Machine, *, memory: Path | None, shared: bool, incoming: bool, disk: Path | None = None) -> None:
+def _processor(image: Image, *, by_instructions: bool) -> list[str]:
+    """The words that choose it; what counts instructions is one thread of QEMU's, and on KVM the clock is a clock."""
+    if accelerator(image) == "kvm":
+        return ["-accel", "kvm", "-cpu", "host"]
+    threads, clock = ("single", _BY_INSTRUCTIONS) if by_instructions else ("multi", [])
+    return ["-accel", f"tcg,thread={threads}", "-cpu", _CPU_MODEL, *clock]
+
+
+def _launch(
+    machine: Machine,
+    *,
+    memory: Path | None,
+    shared: bool,
+    incoming: bool,
+    disk: Path | None = None,
+    by_instructions: bool = False,
+) -> None:
     port = _free_port()
     machine.file("port").write_text(str(port))
-    kind = accelerator(machine.image)
     backing = f"memory-backend-ram,id=ram,size={_MEMORY_MIB}M"
     if memory is not None:
         # share=off on restore: private pages over the frozen file, so several guests start from one and none changes it
@@ -248,7 +287,7 @@ def _launch(machine: Machine, *, memory: Path | None, shared: bool, incoming: bo
     mac = _mac("frozen" if incoming or shared else machine.name)
     command = [
         "qemu-system-x86_64", "-name", machine.name, "-nodefaults", "-display", "none",
-        "-machine", "pc,memory-backend=ram", "-accel", kind, "-cpu", "host" if kind == "kvm" else _CPU_MODEL,
+        "-machine", "pc,memory-backend=ram", *_processor(machine.image, by_instructions=by_instructions),
         "-smp", _CPUS, "-m", str(_MEMORY_MIB), "-object", backing,
         # writeback, not unsafe: a guest's fsync must survive the power cut that the tests make
         "-drive", f"file={disk or machine.file('disk.qcow2')},if=virtio,format=qcow2,cache=writeback,discard=unmap",

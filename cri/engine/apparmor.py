@@ -8,6 +8,7 @@ critest's nine specs: `make conformance SUITE="critest --focus AppArmor"`.
 from __future__ import annotations
 
 import os
+import threading
 
 from cri.engine.errors import BadRequest, Failed
 from cri.engine.request import Profile, ProfileKind
@@ -16,6 +17,7 @@ from cri.oci.facts import Node
 
 PROFILES = "/sys/kernel/security/apparmor/profiles"
 PARSER_SECONDS = 30.0
+_loading = threading.Lock()
 
 
 def loaded(name: str) -> bool:
@@ -27,8 +29,14 @@ def loaded(name: str) -> bool:
         raise Failed(f"AppArmor's list of profiles cannot be read: {e} (is securityfs mounted?)") from e
 
 
-def load_default() -> None:
-    """Compile our own profile and give it to the kernel, also over an older text of it."""
+def load_default(*, anew: bool) -> None:
+    """Compile our own profile and give it to the kernel, if asked also over an older text of it."""
+    with _loading:  # who needs it while it is being loaded waits for that
+        if anew or not loaded(apparmor_default.NAME):
+            _load()
+
+
+def _load() -> None:
     import subprocess
 
     source = apparmor_default.text(pinned=os.path.exists(apparmor_default.ABI))
@@ -63,7 +71,7 @@ def prepare(name: str, asked: Profile | None, node: Node) -> str:
         return name
     try:
         if not loaded(name):
-            load_default()
+            load_default(anew=False)
     except Failed:
         if asked is not None and asked.kind == ProfileKind.RUNTIME_DEFAULT:
             raise

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from typing import Any
 
 from cri.config import Config
@@ -57,10 +58,8 @@ class Engine:
         self.context.reclaim.start()
         recovery.recover(self.context)
         if self.context.node.apparmor:
-            try:
-                apparmor.load_default()  # an upgrade may bring a new text
-            except EngineError as e:
-                log.warning("%s; containers that do not ask for it run without", e)
+            # the parser takes as long as everything else here: who needs the profile sooner waits for it
+            threading.Thread(target=_load_profile, name="apparmor", daemon=True).start()
 
     def close(self) -> None:
         self.context.watch.close()
@@ -160,3 +159,10 @@ class Engine:
 
     def set_pod_cidr(self, cidr: str) -> None:
         self.context.network.set_pod_cidr(cidr)
+
+
+def _load_profile() -> None:
+    try:
+        apparmor.load_default(anew=True)  # an upgrade may bring a new text
+    except EngineError as e:
+        log.warning("%s; containers that do not ask for it run without", e)

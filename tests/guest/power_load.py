@@ -20,6 +20,7 @@ from tests.support.pod_driver import BUSYBOX, NETWORK, TOP
 
 REGISTRY = "127.0.0.1:5000"
 KETCH = str(TOP / ".venv/bin/ketch")
+SSH = Path("/etc/systemd/system/ssh.service.d/after-ketch.conf")
 TAGS = tuple(f"{REGISTRY}/load/image:{number}" for number in range(4))
 # 29 addresses: a handful of stale ones after each cut would soon be felt
 SMALL = {
@@ -52,6 +53,9 @@ def prepare() -> None:
     """Once for each machine: install, enable, and images of 9 MB that differ, in a registry."""
     serve_from_the_checkout(SMALL)
     run("systemctl", "enable", "ketch-cri")
+    # who looks at the boot must not share its processor: nobody logs in before the server is ready
+    SSH.parent.mkdir(exist_ok=True)
+    SSH.write_text("[Unit]\nAfter=ketch-cri.service\n")
     start_registry()
     for number, tag in enumerate(TAGS):
         tree = Path(f"/var/tmp/load-{number}")
