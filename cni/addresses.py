@@ -17,7 +17,9 @@ class Prefix:
         self.length = length
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Prefix) and str(self) == str(other)
+        if not isinstance(other, Prefix):
+            return False
+        return (self.address, self.length, self.family) == (other.address, other.length, other.family)
 
     def __hash__(self) -> int:
         return hash((self.family, self.address, self.length))

@@ -20,8 +20,11 @@ from .results import Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
+    from collections.abc import Callable, Mapping
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+    Understood = dict[Callable[["Call"], object], Any]
 
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS", "VERSION")
 _REQUIRED = {
@@ -37,11 +40,20 @@ class Call:
     """What a plugin works on. Frozen after parse()."""
 
     __slots__ = (
-        "_previous", "args", "command", "container_id", "environ", "fields", "ifname", "in_process",
+        "_previous", "_understood", "args", "command", "container_id", "environ", "fields", "ifname", "in_process",
         "netns", "network", "path", "raw", "version",
     )  # fmt: skip
 
-    def __init__(self, command: str, environ: "Mapping[str, str]", raw: "dict[str, Any]", *, in_process: bool) -> None:
+    def __init__(
+        self,
+        command: str,
+        environ: "Mapping[str, str]",
+        raw: "dict[str, Any]",
+        *,
+        in_process: bool,
+        understood: "Understood | None" = None,
+    ) -> None:
+        self._understood = understood
         self.command = command
         self.environ = environ
         self.raw = raw
@@ -55,6 +67,16 @@ class Call:
         self.network = str(raw.get("name") or "")
         self.args = parse_args(environ.get("CNI_ARGS", ""))
         self._previous: Result | None = None
+
+    def once(self, understand: "Callable[[Call], T]") -> "T":
+        """understand(self), worked out once for all calls of a client with this configuration. It may follow from
+        nothing else: not from CNI_ARGS, not from prevResult (and not from runtimeConfig: with one, nothing is kept)."""
+        if self._understood is None:
+            return understand(self)
+        if understand not in self._understood:
+            self._understood[understand] = understand(self)
+        found: T = self._understood[understand]
+        return found
 
     @property
     def has_previous(self) -> bool:
@@ -131,13 +153,20 @@ def parse(environ: "Mapping[str, str]", stdin: bytes, *, in_process: bool = Fals
     return of_config(command, environ, raw, in_process=in_process)
 
 
-def of_config(command: str, environ: "Mapping[str, str]", raw: "dict[str, Any]", *, in_process: bool) -> Call:
+def of_config(
+    command: str,
+    environ: "Mapping[str, str]",
+    raw: "dict[str, Any]",
+    *,
+    in_process: bool,
+    understood: "Understood | None" = None,
+) -> Call:
     """As parse(), for a configuration that is an object already."""
     version = raw.get("cniVersion") or versions.DEFAULT
     check_version(version, command)
     if not is_name(raw.get("name")):
         raise bad_config("name", raw.get("name"), "a network's name starts with a letter or digit; after it also _ . -")
-    call = Call(command, environ, raw, in_process=in_process)
+    call = Call(command, environ, raw, in_process=in_process, understood=understood)
     if command in ("ADD", "DEL") and _is_our_own_namespace(call.netns, environ):
         if command == "ADD":
             raise CniError(INVALID_NETNS, f"CNI_NETNS: {call.netns} is the plugin's own network namespace")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from .call import Understood
     from .execute import Outcome
 
 
@@ -62,15 +63,20 @@ def invoke(
     *,
     in_process: bool,
     timeout_seconds: float | None = None,
+    understood: "Understood | None" = None,
 ) -> "dict[str, Any] | None":
-    """Run one verb of the plugin called name with this environment and configuration; the result of ADD."""
+    """Run one verb of the plugin called name with this environment and configuration; the result of ADD.
+
+    understood is where ours keep what follows from the configuration alone, for a caller that has many calls with it.
+    """
     if not name or "/" in name:
         raise CniError(INVALID_CONFIG, f"invalid configuration: type: {name!r} is not the name of a plugin")
     environ = {**environ, "CNI_COMMAND": command}
     program = find(name, environ.get("CNI_PATH", ""))
     if name in protocol.PLUGINS and (program is None or is_ours(program)):
         calls.check_environment(command, environ)
-        return protocol.dispatch(name, calls.of_config(command, environ, raw, in_process=in_process))
+        call = calls.of_config(command, environ, raw, in_process=in_process, understood=understood)
+        return protocol.dispatch(name, call)
     if program is None:
         searched = environ.get("CNI_PATH", "") or "an empty CNI_PATH"
         raise CniError(IO_FAILURE, f"plugin {name!r} not found (looked in {searched}; is it installed?)")

@@ -202,6 +202,7 @@ class Network:
         return delegate.invoke(
             plugin["type"], command, environ, raw,
             in_process=True, timeout_seconds=self._options.foreign_timeout_seconds,
+            understood=None if "runtimeConfig" in raw else self.configuration.understood_of(plugin),
         )  # fmt: skip
 
 

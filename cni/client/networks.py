@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from runtime.linux import json_text
-from runtime.linux.quick_dataclasses import dataclass
+from runtime.linux.quick_dataclasses import dataclass, field
 
 from .. import versions
 from ..call import is_name
@@ -16,6 +16,8 @@ from ..fields import Fields
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from ..call import Understood
 
 _SUFFIXES = (".conf", ".conflist", ".json")
 
@@ -31,6 +33,11 @@ class Configuration:
     path: str = ""
     disable_check: bool = False
     disable_gc: bool = False
+    _understood: dict[int, Understood] = field(default_factory=dict)
+
+    def understood_of(self, plugin: dict[str, Any]) -> Understood:
+        """Where one of our plugins keeps what it has understood of its part; see Call.once()."""
+        return self._understood.setdefault(id(plugin), {})
 
 
 def load_directory(conf_dir: str) -> list[Configuration]:

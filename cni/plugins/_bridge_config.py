@@ -27,15 +27,14 @@ class Config:
 
     __slots__ = (
         "bridge", "disable_container_interface", "dns", "duplicate_detection", "exceptions", "force_address", "hairpin",
-        "ip_masq", "is_default_gateway", "is_gateway", "isolated", "layer_two", "mac", "mac_from_address",
+        "ip_masq", "is_default_gateway", "is_gateway", "isolated", "layer_two", "mac_from_address",
         "macspoofchk", "masquerade_backend", "may_have_rules", "mtu", "preserve_default_vlan", "promiscuous", "trunk",
         "veth_prefix", "vlan",
     )  # fmt: skip
 
     def __init__(self, call: Call) -> None:
-        call.check_args(("IP", "MAC", "GATEWAY"))
         fields = call.fields
-        self._links(fields, call)
+        self._links(fields)
         self._layer_three(fields)
         self.vlan = fields.integer("vlan", high=4094)
         self.trunk = _trunk(fields)
@@ -44,7 +43,7 @@ class Config:
         self.layer_two = not fields.object("ipam").text("type")
         self._refuse_contradictions()
 
-    def _links(self, fields: Fields, call: Call) -> None:
+    def _links(self, fields: Fields) -> None:
         self.bridge = fields.text("bridge") or "cni0"
         if len(self.bridge.encode()) > 15 or "/" in self.bridge:
             raise bad_config("bridge", self.bridge, "not a name of a link: at most 15 bytes, no /")
@@ -55,7 +54,6 @@ class Config:
         self.macspoofchk = fields.boolean("macspoofchk")
         self.duplicate_detection = fields.boolean("enabledad")
         self.disable_container_interface = fields.boolean("disableContainerInterface")
-        self.mac = requested_mac(call)
         self.mac_from_address = fields.boolean("macFromAddress")
         self.veth_prefix = fields.text("vethPrefix") or "veth"
         if not 1 <= len(self.veth_prefix) <= 7 or not self.veth_prefix.isalnum():
@@ -79,12 +77,18 @@ class Config:
             raise bad_config("disableContainerInterface", "true", "cannot be set together with ipam")
 
     @classmethod
+    def of(cls, call: Call) -> "Config":
+        """The MTU of the uplink may be another one in the next call; the rest of a configuration means the same."""
+        call.check_args(("IP", "MAC", "GATEWAY"))
+        return cls(call) if call.raw.get("mtu") == "auto" else call.once(cls)
+
+    @classmethod
     def for_removal(cls, call: Call) -> "Config":
         """DEL and GC must work with a configuration that ADD would refuse today."""
         from ..errors import CniError
 
         try:
-            return cls(call)
+            return cls.of(call)
         except CniError:
             config = cls.__new__(cls)
             config.veth_prefix = "veth"

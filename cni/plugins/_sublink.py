@@ -4,7 +4,7 @@
 from runtime.linux.netlink_objects import Link
 
 from ..call import Call
-from ..errors import CONFLICT, INVALID_CONFIG, MISMATCH, NOT_AVAILABLE, CniError
+from ..errors import INVALID_CONFIG, MISMATCH, NOT_AVAILABLE, CniError
 from ..ipam import client as ipam
 from ..results import IP, Interface, Result
 from ..wire import interface
@@ -30,10 +30,7 @@ def add(call: Call, decide: "Decide", *, needs_ipam: bool = False, inherited: Re
     with Sandbox(call.netns) as sandbox, Wiring(sandbox) as wiring:
         create = decide(call, _master_of(wiring, call))
         _require_ipam(call, needs_ipam=needs_ipam)
-        if sandbox.netlink.find_link(call.ifname) is not None:
-            raise CniError(
-                CONFLICT, f"interface {call.ifname} in {call.netns} exists already", "DEL this attachment first"
-            )
+        interface.refuse_existing(sandbox.netlink, call.ifname, call.netns)
         assigned = ipam.add(call) or inherited
         try:
             ips, plan = _plan(call, create, assigned)

@@ -19,7 +19,7 @@ from ..wire.masquerade import Masquerade, Masquerading
 from ..wire.sandbox import Sandbox, open_if_there
 from ..wire.sysctl import forwarding
 from ..wire.wiring import Wiring, carry_out, random_mac
-from ._bridge_config import Config, checked_backend, with_preset
+from ._bridge_config import Config, checked_backend, requested_mac, with_preset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,19 +30,16 @@ if TYPE_CHECKING:
 
 def add(call: Call) -> "dict[str, Any]":
     call = with_preset(call)
-    config = Config(call)
+    config, mac = Config.of(call), requested_mac(call)
     records = Records(call, "bridge")
     with (
         Sandbox(call.netns) as sandbox,
         Wiring(sandbox, in_process=call.in_process) as wiring,
     ):
-        if sandbox.netlink.find_link(call.ifname) is not None:
-            raise CniError(
-                CONFLICT, f"interface {call.ifname} in {call.netns} exists already", "DEL this attachment first"
-            )
+        interface.refuse_existing(sandbox.netlink, call.ifname, call.netns)
         assigned = ipam.add(call)
         try:
-            layout = Layout(call, config, assigned)
+            layout = Layout(call, config, assigned, mac)
             plan = layout.plan()
             remove_rules_of_before(call, records, wiring)
             records.write(call.key, layout.record())
@@ -65,7 +62,7 @@ def check(call: Call) -> None:
     from . import _bridge_check
 
     call = with_preset(call)
-    config = Config(call)
+    config = Config.of(call)
     previous = call.previous
     records = Records(call, "bridge")
     with (
@@ -83,7 +80,7 @@ def status(call: Call) -> None:
     """Whether an ADD would succeed: the IPAM plugin's word, ours on names and forwarding."""
     call = with_preset(call)
     try:
-        config = Config(call)
+        config = Config.of(call)
     except CniError as error:
         raise CniError(NOT_AVAILABLE, f"bridge: {error.message}", error.details) from error
     ipam.status(call)
@@ -121,15 +118,15 @@ def remove_stale(call: Call, records: Records) -> None:
 def explain(call: Call) -> list[str]:
     """Every effect of an ADD, in order."""
     call = with_preset(call)
-    config = Config(call)
-    layout = Layout(call, config, ipam.preview(call))
+    config = Config.of(call)
+    layout = Layout(call, config, ipam.preview(call), requested_mac(call))
     return [*ipam.explain(call), *(step.describe() for step in layout.plan())]
 
 
 def preview_result(call: Call) -> Result:
     """What an ADD would answer: for explaining the plugins that follow."""
     call = with_preset(call)
-    layout = Layout(call, Config(call), ipam.preview(call))
+    layout = Layout(call, Config.of(call), ipam.preview(call), requested_mac(call))
     names = [
         (layout.config.bridge, "", ""),
         (layout.host, layout.host_mac, ""),
@@ -143,12 +140,12 @@ class Layout:
 
     __slots__ = ("assigned", "call", "comment", "config", "host", "host_mac", "inside_mac", "ips", "routes")
 
-    def __init__(self, call: Call, config: Config, assigned: Result | None) -> None:
+    def __init__(self, call: Call, config: Config, assigned: Result | None, mac: str) -> None:
         self.call = call
         self.config = config
         self.assigned = assigned or Result()
         self.host = veth.host_name(config.veth_prefix, call.network, call.key)
-        self.host_mac, self.inside_mac = random_mac(), config.mac or self._inside_mac()
+        self.host_mac, self.inside_mac = random_mac(), mac or self._inside_mac()
         self.comment = rules.comment_of(call.network, call.key)
         if assigned is not None and not assigned.ips:
             raise CniError(MISMATCH, "IPAM plugin returned missing IP config")
@@ -253,7 +250,7 @@ class Layout:
         if self.config.vlan and self.config.is_gateway and self.ips:
             leg = wiring.links[f"{self.config.bridge}.{self.config.vlan}"]
             interfaces.append(Interface(leg.name, leg.mac, mtu=leg.mtu))
-        return Result(interfaces, self.ips, self.routes, self.config.dns or self.assigned.dns)
+        return Result(interfaces, self.ips, self.routes, dict(self.config.dns or self.assigned.dns))
 
 
 def remove_rules_of_before(call: Call, records: Records, wiring: Wiring) -> None:

@@ -25,14 +25,14 @@ _PLACEHOLDERS = (f"{_PLACEHOLDER}idr", f"{_PLACEHOLDER}IDR", f"{_PLACEHOLDER}idr
 class Config:
     """The ipam section, understood."""
 
-    __slots__ = (
-        "data_directory", "exclude", "pools", "requested", "reservations", "resolv_conf", "rest_seconds", "routes",
-    )  # fmt: skip
+    __slots__ = ("data_directory", "exclude", "pools", "reservations", "resolv_conf", "rest_seconds", "routes")
 
     def __init__(self, call: Call) -> None:
         if "ipam" not in call.fields:
             raise bad_config("ipam", None, "host-local needs an ipam section")
-        ipam = _without_placeholders(call.fields.object("ipam"), call)
+        ipam = call.fields.object("ipam")
+        if _has_placeholders(ipam):
+            ipam = _without_placeholders(ipam, call)
         extra = ranges.parse_range_sets(call.runtime_config(), "ipRanges")
         self.pools = extra + ranges.parse_pools(ipam) if _names_ranges(ipam) or not extra else extra
         ranges.check_pools(self.pools, at_least(call.version, "0.3.0"))
@@ -42,16 +42,20 @@ class Config:
         self.exclude = [_any_prefix(f"ipam.exclude[{n}]", text) for n, text in enumerate(ipam.texts("exclude"))]
         self.reservations = _reservations(ipam)
         self.rest_seconds = ipam.integer("reuseDelaySeconds")
-        self.requested = _requested(call)
+
+    @classmethod
+    def of(cls, call: Call) -> "Config":
+        """This node may get another pod CIDR; the rest of a configuration means the same in every call."""
+        return cls(call) if _has_placeholders(call.fields.object("ipam")) else call.once(cls)
 
 
 def add(call: Call) -> "dict[str, Any]":
     call.check_args(("IP", "MAC", "GATEWAY"))
-    config = Config(call)
+    config, wanted = Config.of(call), _requested(call)
     dns = read_resolv_conf(config.resolv_conf) if config.resolv_conf else {}  # before anything is taken: it may fail
     with Store(config.data_directory, call.network) as store:
         _refuse_second(store, call.key)
-        choices = _choose(config, store, call)
+        choices = _choose(config, store, call, wanted)
         store.hold(call.key, [choice.address for choice in choices], call.pod)
         for choice in choices:
             if not store.reserve(choice.address, call.key):
@@ -61,7 +65,7 @@ def add(call: Call) -> "dict[str, Any]":
                 )
             store.forget_release(choice.address)
             store.remember_last(choice.pool, choice.address)
-    return Result(ips=_ips(choices), routes=config.routes, dns=dns).to_json(call.version)
+    return Result(ips=_ips(choices), routes=list(config.routes), dns=dns).to_json(call.version)
 
 
 def delete(call: Call) -> None:
@@ -74,7 +78,7 @@ def delete(call: Call) -> None:
 
 
 def check(call: Call) -> None:
-    config = Config(call)
+    config, _ = Config.of(call), _requested(call)  # which are refused as in ADD
     with Store(config.data_directory, call.network) as store:
         if not held_by(store, call.key):
             raise CniError(
@@ -84,7 +88,7 @@ def check(call: Call) -> None:
 
 def status(call: Call) -> None:
     try:
-        config = Config(call)
+        config, _ = Config.of(call), _requested(call)
         with Store(config.data_directory, call.network) as store:
             for number in range(len(config.pools)):
                 _next(config, store, call, number)
@@ -113,9 +117,9 @@ def gc(call: Call) -> None:
 
 def preview(call: Call) -> Result:
     """The answer that an ADD would get now, with nothing reserved."""
-    config = Config(call)
+    config = Config.of(call)
     store = Store(config.data_directory, call.network)  # without its lock, which would make the directory
-    return Result(ips=_ips(_choose(config, store, call)), routes=config.routes)
+    return Result(ips=_ips(_choose(config, store, call, _requested(call))), routes=config.routes)
 
 
 def _ips(choices: list[Choice]) -> list[IP]:
@@ -129,7 +133,7 @@ def _ips(choices: list[Choice]) -> list[IP]:
 
 def explain(call: Call) -> list[str]:
     """What an ADD would do, in words."""
-    config = Config(call)
+    config = Config.of(call)
     names = [f"reserve one address of {pool} ({pool.size} in all)" for pool in config.pools]
     return [f"{words} in {config.data_directory}/{call.network}" for words in names]
 
@@ -154,10 +158,10 @@ def _refuse_second(store: Store, key: str) -> None:
         )
 
 
-def _choose(config: Config, store: Store, call: Call) -> list[Choice]:
+def _choose(config: Config, store: Store, call: Call, requested: list[str]) -> list[Choice]:
     """One address of every pool: those asked for by address or by name first."""
     exclusions = _exclusions(config, store)
-    wanted = list(config.requested)
+    wanted = list(requested)
     wanted += [address for address, name in config.reservations.items() if name in (call.pod, call.container_id)]
     choices = []
     for number, pool in enumerate(config.pools):
@@ -168,7 +172,7 @@ def _choose(config: Config, store: Store, call: Call) -> list[Choice]:
                 wanted.remove(address)
                 break
         choices.append(choice or _next(config, store, call, number, exclusions))
-    left = [address for address in wanted if address in config.requested]
+    left = [address for address in wanted if address in requested]
     if left:
         where = "; ".join(str(pool) for pool in config.pools)
         raise CniError(INVALID_CONFIG, f"failed to allocate all requested IPs: {', '.join(left)} not in {where}")
@@ -276,10 +280,12 @@ def _names_ranges(ipam: Fields) -> bool:
     return "subnet" in ipam or "ranges" in ipam
 
 
+def _has_placeholders(ipam: Fields) -> bool:
+    return _PLACEHOLDER in str(ipam.raw)
+
+
 def _without_placeholders(ipam: Fields, call: Call) -> Fields:
     """The section with usePodCidr replaced by this node's pod CIDRs."""
-    if _PLACEHOLDER not in str(ipam.raw):
-        return ipam
     from ..ipam import pod_cidrs
 
     path = ipam.text("nodeFile") or call.environ.get("KETCH_NODE_FILE") or pod_cidrs.NODE_FILE

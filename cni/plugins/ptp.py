@@ -6,7 +6,7 @@ from runtime.linux.steps import Step
 
 from ..addresses import BITS, Prefix, parse_ip, to_text
 from ..call import Call
-from ..errors import CONFLICT, INVALID_CONFIG, MISMATCH, NOT_AVAILABLE, CniError, bad_config
+from ..errors import INVALID_CONFIG, MISMATCH, NOT_AVAILABLE, CniError, bad_config
 from ..ipam import client as ipam
 from ..records import Records
 from ..results import IP, Interface, Result, Route
@@ -69,24 +69,20 @@ class InsideSide(Step):
     def apply(self, context: Wiring) -> None:
         inside = context.inside
         interface.ConfigureInterface(self.ifname, self.ips, [], prefix_routes=False).apply(context)
-        link = context.links[self.ifname]
+        link = inside.netlink.index_of(self.ifname)
         requests = []
         for ip in self.ips:
             if ip.gateway:
                 to_gateway = m.route_body(
-                    ip.gateway, BITS[ip.prefix.family], link=link.index, source=ip.prefix.ip, scope=m.RT_SCOPE_LINK
+                    ip.gateway, BITS[ip.prefix.family], link=link, source=ip.prefix.ip, scope=m.RT_SCOPE_LINK
                 )
                 subnet = ip.prefix.network
-                by_gateway = m.route_body(
-                    subnet.ip, subnet.length, link=link.index, gateway=ip.gateway, source=ip.prefix.ip
-                )
+                by_gateway = m.route_body(subnet.ip, subnet.length, link=link, gateway=ip.gateway, source=ip.prefix.ip)
                 requests += [
                     m.add_route(to_gateway, ip.gateway).tolerating(17),
                     m.add_route(by_gateway, str(subnet)).tolerating(17),
                 ]
-        requests += [
-            interface.route_request(route, link.index, onlink=self._is_by_neighbour(route)) for route in self.routes
-        ]
+        requests += [interface.route_request(route, link, onlink=self._is_by_neighbour(route)) for route in self.routes]
         inside.netlink.transact(*requests)
 
     def _is_by_neighbour(self, route: Route) -> bool:
@@ -103,10 +99,7 @@ def add(call: Call) -> "dict[str, Any]":
         Sandbox(call.netns) as sandbox,
         Wiring(sandbox, in_process=call.in_process) as wiring,
     ):
-        if sandbox.netlink.find_link(call.ifname) is not None:
-            raise CniError(
-                CONFLICT, f"interface {call.ifname} in {call.netns} exists already", "DEL this attachment first"
-            )
+        interface.refuse_existing(sandbox.netlink, call.ifname, call.netns)
         assigned = ipam.add(call)
         try:
             layout = Layout(call, config, assigned or Result())

@@ -94,10 +94,11 @@ class GatewayAddress(Step):
     def apply(self, context: Wiring) -> None:
         link = context.links[self.name]
         host = context.host
+        wanted = str(self.prefix)
         for have in host.addresses(link.index, self.prefix.family):
-            there = parse_prefix(have.text)
-            if there == self.prefix:
+            if have.text == wanted:
                 return
+            there = parse_prefix(have.text)
             if have.scope == m.RT_SCOPE_LINK or not (self.prefix.family == 2 or there.overlaps(self.prefix)):
                 continue  # several IPv6 subnets may share a link
             if not self.force:

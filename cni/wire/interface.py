@@ -47,28 +47,27 @@ class ConfigureInterface(Step):
 
     def apply(self, context: Wiring) -> None:
         inside = context.inside
-        link = inside.netlink.link(self.ifname)
+        link = inside.netlink.index_of(self.ifname)
         families = {ip.prefix.family for ip in self.ips}
         if 10 in families:
             inside.run(self._prepare_ipv6)
         # Neighbours are to hear of an address that had another owner before.
-        requests = [m.announce_addresses(link.index)] if 2 in families else []
+        requests = [m.announce_addresses(link)] if 2 in families else []
         requests += [
             m.add_address(
-                link.index, ip.prefix.ip, ip.prefix.length,
+                link, ip.prefix.ip, ip.prefix.length,
                 duplicate_detection=self.duplicate_detection, prefix_route=self.prefix_routes,
             )
             for ip in self.ips
         ]  # fmt: skip
-        requests.append(m.link_up(link.index))
-        requests += [route_request(route, link.index) for route in self.routes]
+        requests.append(m.link_up(link))
+        requests += [route_request(route, link) for route in self.routes]
         inside.netlink.transact(*requests)
-        context.links[self.ifname] = link
         if 10 in families:
             from . import solicited
 
             prefixes = [ip.prefix for ip in self.ips]
-            solicited.wait(self.ifname, link.index, prefixes, inside.run, dad=self.duplicate_detection)
+            solicited.wait(self.ifname, link, prefixes, inside.run, dad=self.duplicate_detection)
 
     def _prepare_ipv6(self) -> None:
         """Before the link is up and has addresses: nobody is to wait for DAD."""

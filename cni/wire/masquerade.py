@@ -40,9 +40,11 @@ class Masquerading:
     def policies(self) -> list[Policy]:
         return [self.policy(prefix) for prefix in self.prefixes]
 
-    def entries(self) -> list[Entry]:
+    def entries(self, policies: "list[Policy] | None" = None) -> list[Entry]:
+        pairs = zip(self.prefixes, policies or self.policies(), strict=True)
         return [
-            Entry(INET, _SETS[p.family], packed(p.ip), self.comment, jump=self.policy(p).name) for p in self.prefixes
+            Entry(INET, _SETS[prefix.family], packed(prefix.ip), self.comment, jump=policy.name)
+            for prefix, policy in pairs
         ]
 
 
@@ -66,7 +68,8 @@ class Masquerade(Step):
 
             iptables.add_masquerade(self.what.network, self.what.container_id, self.what.prefixes, self.what.exceptions)
         else:
-            rules.replace(context.nft, self.what.entries(), self.what.policies())
+            policies = self.what.policies()
+            rules.replace(context.nft, self.what.entries(policies), policies)
 
 
 def remove(context: Wiring, what: Masquerading, backend: str | None) -> None:

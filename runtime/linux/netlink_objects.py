@@ -57,59 +57,92 @@ def as_address(family: int, value: bytes | None) -> str | None:
 
 
 class Link:
-    """A network interface."""
+    """A network interface. It has forty attributes, and few are asked for: they are taken apart as far as is needed."""
 
-    __slots__ = (
-        "_data", "_found", "_port", "flags", "index", "kind", "mac", "master", "mtu", "name", "operstate", "slave_kind",
-    )  # fmt: skip
+    __slots__ = ("_body", "_found", "_offset", "flags", "index")
 
     def __init__(self, body: bytes) -> None:
         _, _, self.index, self.flags, _ = _IFINFO.unpack_from(body)
-        self._found = found = attributes(body, 16)
-        self.name = as_text(found.get(m.IFLA_IFNAME))
-        self.mtu = as_int(found.get(m.IFLA_MTU))
-        self.mac = as_mac(found.get(m.IFLA_ADDRESS))
-        self.master = as_int(found.get(m.IFLA_MASTER))
-        state = as_int(found.get(m.IFLA_OPERSTATE))
-        self.operstate = OPERSTATES[state] if state < len(OPERSTATES) else str(state)
-        info = attributes(found.get(m.IFLA_LINKINFO, b""))
-        self.kind = as_text(info.get(m.IFLA_INFO_KIND))
-        self._data = info.get(m.IFLA_INFO_DATA, b"")
-        self.slave_kind = as_text(info.get(m.IFLA_INFO_SLAVE_KIND))
-        self._port = info.get(m.IFLA_INFO_SLAVE_DATA, b"")
+        self._body = body
+        self._offset = 16
+        self._found: dict[int, bytes] = {}
+
+    def _attribute(self, wanted: int) -> bytes | None:
+        found, body, offset, end = self._found, self._body, self._offset, len(self._body) - 4
+        while wanted not in found and offset <= end:
+            length, kind = _ATTRIBUTE.unpack_from(body, offset)
+            if length < 4:
+                break
+            found[kind & 0x3FFF] = body[offset + 4 : offset + length]
+            offset += (length + 3) & ~3
+        self._offset = offset
+        return found.get(wanted)
+
+    @property
+    def name(self) -> str:
+        return as_text(self._attribute(m.IFLA_IFNAME))
+
+    @property
+    def mtu(self) -> int:
+        return as_int(self._attribute(m.IFLA_MTU))
+
+    @property
+    def mac(self) -> str:
+        return as_mac(self._attribute(m.IFLA_ADDRESS))
+
+    @property
+    def master(self) -> int:
+        return as_int(self._attribute(m.IFLA_MASTER))
+
+    @property
+    def operstate(self) -> str:
+        state = as_int(self._attribute(m.IFLA_OPERSTATE))
+        return OPERSTATES[state] if state < len(OPERSTATES) else str(state)
+
+    @property
+    def _info(self) -> dict[int, bytes]:
+        return attributes(self._attribute(m.IFLA_LINKINFO) or b"")
+
+    @property
+    def kind(self) -> str:
+        return as_text(self._info.get(m.IFLA_INFO_KIND))
+
+    @property
+    def slave_kind(self) -> str:
+        return as_text(self._info.get(m.IFLA_INFO_SLAVE_KIND))
 
     @property
     def lower(self) -> int:
         """A veth's peer, a VLAN's or macvlan's lower device."""
-        return as_int(self._found.get(m.IFLA_LINK))
+        return as_int(self._attribute(m.IFLA_LINK))
 
     @property
     def lower_namespace(self) -> int | None:
         """The namespace of that one by its number here, if it is another."""
-        namespace = self._found.get(m.IFLA_LINK_NETNSID)
+        namespace = self._attribute(m.IFLA_LINK_NETNSID)
         return None if namespace is None else as_int(namespace)
 
     @property
     def alias(self) -> str:
-        return as_text(self._found.get(m.IFLA_IFALIAS))
+        return as_text(self._attribute(m.IFLA_IFALIAS))
 
     @property
     def queue_length(self) -> int:
-        return as_int(self._found.get(m.IFLA_TXQLEN))
+        return as_int(self._attribute(m.IFLA_TXQLEN))
 
     @property
     def promiscuity(self) -> int:
-        return as_int(self._found.get(m.IFLA_PROMISCUITY))
+        return as_int(self._attribute(m.IFLA_PROMISCUITY))
 
     @property
     def data(self) -> dict[int, bytes]:
-        """What its kind says of it; a bridge says fifty things, so they are taken apart only when asked for."""
-        return attributes(self._data)
+        """What its kind says of it."""
+        return attributes(self._info.get(m.IFLA_INFO_DATA, b""))
 
     @property
     def port(self) -> dict[int, bytes]:
         """What its master says of it as a port."""
-        return attributes(self._port)
+        return attributes(self._info.get(m.IFLA_INFO_SLAVE_DATA, b""))
 
     @property
     def up(self) -> bool:

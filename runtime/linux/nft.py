@@ -223,7 +223,7 @@ class Nft(Socket):
             packets.append(self._numbered(request.kind, flags, request.body))
         packets.append(self._numbered(NFNL_MSG_BATCH_END, 0, _generic(0, NFNL_SUBSYS_NFTABLES)))
         self._send(b"".join(packets), requests[0])
-        error = self._first_failure(requests, begin)
+        error = self._first_failure(requests, begin, begin + len(requests))
         if error is not None:
             raise error
 
@@ -235,31 +235,31 @@ class Nft(Socket):
             + bytes(-len(body) & 3)
         )
 
-    def _first_failure(self, requests: "Sequence[m.Request]", begin: int) -> KernelError | None:
+    def _first_failure(self, requests: "Sequence[m.Request]", begin: int, last: int) -> KernelError | None:
+        """The last request's answer is the last one, but after a batch that failed as a whole there may be none."""
         failure = None
+        answered = begin
         wait = 0  # the kernel has queued every answer before send(2) returns
-        while True:
+        while answered < last:
             try:
                 messages = self._receive(wait)
             except BlockingIOError:
-                return failure
+                break
             wait = MSG_DONTWAIT
             for kind, _, sequence, body in messages:
                 if kind != NLMSG_ERROR or sequence < begin:
                     continue
+                answered = sequence
                 at = min(max(sequence - begin - 1, 0), len(requests) - 1)
                 failure = failure or failure_of(requests[at], body)
+        return failure
 
     def find_element(self, family: int, table: str, set_name: str, key: bytes) -> Element | None:
         """The element with that key; None if it, its set or its table is absent."""
         element = _element(key, None, None, None)
-        try:
-            body = self.get(_elements("NFT_MSG_GETSETELEM", GETSETELEM, 0, family, table, set_name, element))
-        except KernelError as error:
-            if error.errno == errno.ENOENT:
-                return None
-            raise
-        found = _elements_in(body)
+        request = _elements("NFT_MSG_GETSETELEM", GETSETELEM, 0, family, table, set_name, element)
+        body = self.find(request, errno.ENOENT)
+        found = _elements_in(body) if body is not None else []
         return found[0] if found else None
 
     def elements(self, family: int, table: str, set_name: str) -> list[Element]:
@@ -274,23 +274,12 @@ class Nft(Socket):
 
     def has_table(self, family: int, table: str) -> bool:
         request = _request("NFT_MSG_GETTABLE", (table,), GETTABLE, 0, family, m.text(NFTA_TABLE_NAME, table))
-        try:
-            self.get(request)
-        except KernelError as error:
-            if error.errno == errno.ENOENT:
-                return False
-            raise
-        return True
+        return self.find(request, errno.ENOENT) is not None
 
     def has_chain(self, family: int, table: str, chain: str) -> bool:
         parts = m.text(NFTA_CHAIN_TABLE, table) + m.text(NFTA_CHAIN_NAME, chain)
-        try:
-            self.get(_request("NFT_MSG_GETCHAIN", (table, chain), GETCHAIN, 0, family, parts))
-        except KernelError as error:
-            if error.errno == errno.ENOENT:
-                return False
-            raise
-        return True
+        request = _request("NFT_MSG_GETCHAIN", (table, chain), GETCHAIN, 0, family, parts)
+        return self.find(request, errno.ENOENT) is not None
 
     def chains(self, family: int = 0) -> list[Chain]:
         return [Chain(body) for body in self.dump(_request("NFT_MSG_GETCHAIN", ("all",), GETCHAIN, 0, family))]

@@ -148,6 +148,24 @@ def test_parallel_adds_in_one_process_share_nothing_but_the_bridge(host: World) 
     assert [link for link in ip("link") if link["ifname"].startswith("veth")] == []
 
 
+def test_a_networks_meaning_is_worked_out_once_and_each_call_has_its_own_wishes(host: World) -> None:
+    wishful = bridge(capabilities={"ipRanges": True, "mac": True}, mtu="auto", forceAddress=True)
+    network = Network(parse(json.dumps({"cniVersion": "1.1.0", "name": "net", "plugins": [wishful]}).encode()))
+    elsewhere = {"ipRanges": [[{"subnet": "10.99.0.0/24"}]], "mac": "02:00:00:00:00:99"}
+    run("ip", "link", "add", "up0", "mtu", "1300", "type", "veth", "peer", "name", "up1")
+    given = []
+    for number, (wishes, args) in enumerate([({}, ()), (elsewhere, ()), ({}, (("IP", "10.11.0.77"),)), ({}, ())]):
+        result = network.add(Attachment(f"c{number}", host.netns(f"pod{number}"), args=args, capability_args=wishes))
+        given.append((result.ips[0].prefix.ip, result.interfaces[2].mac == elsewhere["mac"], result.interfaces[2].mtu))
+        run("sh", "-c", "ip link set up0 up; ip addr replace 192.0.2.1/24 dev up0; ip route replace default dev up0")
+    assert given == [
+        ("10.11.0.2", False, 1500),
+        ("10.99.0.2", True, 1300),
+        ("10.11.0.77", False, 1300),
+        ("10.11.0.78", False, 1300),
+    ]
+
+
 def test_files_are_read_as_libcni_reads_them(host: World) -> None:
     os.makedirs("/run/cni/net.d/two")
     single = {"cniVersion": "0.4.0", "name": "one", "type": "loopback"}
