@@ -192,7 +192,9 @@ class Boundary:
         code = code_of(error)
         if expected(error):
             traced = isinstance(error, OSError) or log.isEnabledFor(logging.DEBUG)
-            log.warning("%s: %s: %s", method, code.name, sentence(error), exc_info=error if traced else None)
+            # That something is not there is an answer: a kubelet asks once more after it has removed a thing.
+            level = logging.DEBUG if method in QUIET and code is Code.NOT_FOUND else logging.WARNING
+            log.log(level, "%s: %s: %s", method, code.name, sentence(error), exc_info=error if traced else None)
         else:
             log.error("%s: a mistake of ours", method, exc_info=error)
         return code

@@ -280,10 +280,11 @@ class Blobs:
     def all(self) -> Iterator[tuple[str, int]]:
         """Every blob with its size."""
         for algorithm in sorted(os.listdir(self._layout.blobs)):
-            with os.scandir(os.path.join(self._layout.blobs, algorithm)) as entries:
-                for entry in entries:
-                    if digests.is_digest(f"{algorithm}:{entry.name}"):
-                        yield f"{algorithm}:{entry.name}", entry.stat().st_size
+            for name in os.listdir(os.path.join(self._layout.blobs, algorithm)):
+                digest = f"{algorithm}:{name}"
+                size = self.size(digest) if digests.is_digest(digest) else None
+                if size is not None:  # else it has just been collected
+                    yield digest, size
 
 
 def _sync(directory: str) -> None:

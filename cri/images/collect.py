@@ -149,10 +149,12 @@ def usage(parts: Parts) -> FsUsage:
     for layer in parts.layers.all():
         total += layer.bytes
         inodes += layer.entries + 3
-    with os.scandir(parts.layout.partial) as entries:
-        for entry in entries:
-            total += entry.stat().st_blocks * 512
-            inodes += 1
+    for name in os.listdir(parts.layout.partial):
+        try:
+            total += os.stat(os.path.join(parts.layout.partial, name)).st_blocks * 512
+        except FileNotFoundError:
+            continue  # it has just become a blob
+        inodes += 1
     return stamped(parts.layout.root, total, inodes)
 
 

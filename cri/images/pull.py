@@ -131,10 +131,10 @@ class Pull:
     def _complete(self, record: Record, manifest: ManifestRef) -> bool:
         if not self._parts.overlay:
             return self._blobs_here(record, manifest)
-        trees = [tree for tree in self._parts.trees(manifest.layers) if tree is not None]
-        names = [tree.name for tree in trees]
+        names = [tree.name for tree in self._parts.trees(manifest.layers) if tree is not None]
         self._lease.add(*record.blobs(), *names)
-        if self._unpack and not record.artifact and len(trees) < len(manifest.layers):
+        # Looked for again, now that no collection can take them.
+        if self._unpack and not record.artifact and None in self._parts.trees(manifest.layers):
             return False
         return self._blobs_here(record, manifest)
 

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,7 @@ PER_KEEPER = 20
 # Of each length Python keeps 2,000 freed tuples and gives them back in a full collection only, which nothing causes
 # here: 0.4 KB per start until then. What was there at our start is frozen, so one takes 0.1 ms.
 COLLECT_EVERY = 100
+ANSWER_SECONDS = 2.0  # that a new spawner serves nobody while it waits for the keepers it has found
 
 
 class _Kept:
@@ -77,6 +79,7 @@ class Spawner:
         self._subscribers: list[wire.Connection] = []
         self._asking: list[tuple[_Kept, wire.Connection]] = []
         self._forgetting: list[tuple[str, wire.Connection]] = []
+        self._asked: dict[str, wire.Connection] = {}  # keepers of a spawner that has died: will they be ours?
         self._number = 0
         self._ended = 0
         self._leaving = False
@@ -434,16 +437,50 @@ class Spawner:
 
     def _find_left_behind(self) -> None:
         """Keepers of a spawner that has died, and containers of keepers that died with it."""
-        orphans: dict[str, list[str]] = {}
-        for identity in _names(places.containers_dir(self.state_dir)):
-            record = places.read_json(places.kept_file(self.state_dir, identity))
-            if record is not None and not os.path.exists(places.exit_file(self.state_dir, identity)):
-                orphans.setdefault(record["keeper"], []).append(identity)
         for entry in _names(places.keepers_dir(self.state_dir)):
-            name = entry.removesuffix(".sock")
-            if self._reclaim(name):
-                orphans.pop(name, None)
-        left = [identity for identities in orphans.values() for identity in identities]
+            self._ask(entry.removesuffix(".sock"))
+        deadline = time.monotonic() + ANSWER_SECONDS
+        for name, connection in list(self._asked.items()):
+            answer = connection.receive(max(0.0, deadline - time.monotonic()))
+            if answer is not None or connection.ended:
+                self._heard_of(name, answer)
+            else:
+                self.loop.watch(connection.fileno(), READ, lambda name=name: self._heard_late(name))  # type: ignore[misc]
+        self._give_left_behind()
+
+    def _ask(self, name: str) -> None:
+        connection = wire.connect(places.keeper_socket(self.state_dir, name))
+        if connection is None:
+            _unlink(places.keeper_socket(self.state_dir, name))
+            return
+        connection.send({"op": "channel"})
+        self._asked[name] = connection
+
+    def _heard_of(self, name: str, answer: dict[str, Any] | None) -> None:
+        """A keeper that answers is ours from now on, unless an older spawner has it; one that hangs up has died."""
+        connection = self._asked.pop(name)
+        if answer is None or "error" in answer:
+            connection.close()
+            if answer is None:
+                _unlink(places.keeper_socket(self.state_dir, name))
+            return
+        process = _KeeperProcess(name, answer["pid"], connection, expects=answer.get("expects", False))
+        self._told(self._know(process))  # what came behind the answer
+
+    def _heard_late(self, name: str) -> None:
+        connection = self._asked[name]
+        answer = connection.receive(0.0)
+        if answer is not None or connection.ended:
+            self.loop.ignore(connection.fileno())
+            self._heard_of(name, answer)
+            self._give_left_behind()
+
+    def _give_left_behind(self) -> None:
+        """Who kept them is dead. Looked for once every living keeper has answered: what it was told to adopt it has
+        adopted by then, and two readers of one FIFO would tear its lines apart."""
+        if self._asked:
+            return
+        left = [name for name in _names(places.containers_dir(self.state_dir)) if self._is_left_behind(name)]
         for start in range(0, len(left), PER_KEEPER):
             heir = self._new_keeper()
             entries = []
@@ -452,19 +489,11 @@ class Spawner:
                 entries.append({"id": identity, "status": None, "fds": 0})
             heir.channel.send({"op": "adopt", "id": "", "containers": entries})
 
-    def _reclaim(self, name: str) -> bool:
-        """True when a keeper of this name lives; then it is ours from now on, unless an older spawner has it."""
-        connection = wire.connect(places.keeper_socket(self.state_dir, name))
-        if connection is None:
-            _unlink(places.keeper_socket(self.state_dir, name))
+    def _is_left_behind(self, identity: str) -> bool:
+        record = places.read_json(places.kept_file(self.state_dir, identity))
+        if record is None or os.path.exists(places.exit_file(self.state_dir, identity)):
             return False
-        connection.send({"op": "channel"})
-        answer = connection.receive(5.0)
-        if answer is None or "error" in answer:
-            connection.close()
-            return answer is not None
-        self._know(_KeeperProcess(name, answer["pid"], connection, expects=answer.get("expects", False)))
-        return True
+        return not os.path.exists(places.keeper_socket(self.state_dir, record["keeper"]))
 
 
 _OPERATIONS = {

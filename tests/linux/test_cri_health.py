@@ -96,6 +96,18 @@ def test_a_pod_that_nobody_waits_for_any_more_is_taken_back(tmp_path: Path) -> N
         made.close()
 
 
+def test_only_who_wants_to_change_what_is_gone_is_worth_a_warning(cri: Daemon) -> None:
+    """A kubelet asks once more for what it has just removed."""
+    container = cri.run_pod().create("true")
+    container.remove()
+    with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+        container.status()
+    assert "WARNING" not in cri.log.read_text()
+    with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+        container.start()
+    assert "WARNING cri.boundary: StartContainer: NOT_FOUND" in cri.log.read_text()
+
+
 def test_an_exec_dies_with_its_caller(cri: Daemon) -> None:
     container = cri.run_pod().start("sleep", "1000")
     call = future(cri, "ExecSync", container_id=container.id, cmd=["sleep", "777"])

@@ -15,7 +15,7 @@ import pytest
 from proto import cri_pb2 as pb
 from runtime.version import VERSION
 from tests.support.needs import needs
-from tests.support.pod_driver import BUSYBOX, TOP, Daemon, daemon, processes_of, wait_for
+from tests.support.pod_driver import BUSYBOX, NETWORK, TOP, Daemon, daemon, processes_of, wait_for
 
 pytestmark = needs("root", "overlay", "veth", "bridge", "nft", "busybox")
 
@@ -264,6 +264,9 @@ def test_stats_and_metrics_of_pods_and_containers_are_there(cri: Daemon) -> None
     assert of_pod.linux.network.default_interface.name == "eth0"
     assert of_pod.linux.process.process_count.value >= 1
     assert [c.attributes.id for c in of_pod.linux.containers] == [container.id]
+    for wanted, expected in ((pod.id, [pod.id]), (container.id, [])):
+        listed = cri.call("ListPodSandboxStats", filter=pb.PodSandboxStatsFilter(id=wanted)).stats
+        assert [of.attributes.id for of in listed] == expected
     descriptors = {d.name: d for d in cri.call("ListMetricDescriptors").descriptors}
     metrics = cri.call("ListPodSandboxMetrics").pod_metrics
     seen = set()
@@ -271,6 +274,33 @@ def test_stats_and_metrics_of_pods_and_containers_are_there(cri: Daemon) -> None
         assert len(sample.label_values) == len(descriptors[sample.name].label_keys), sample.name
         seen.add(sample.name)
     assert {"container_cpu_usage_seconds_total", "container_threads", "container_network_receive_bytes_total"} <= seen
+
+
+def test_the_range_that_a_kubelet_names_is_that_of_later_pods(tmp_path: Path) -> None:
+    network = json.loads(json.dumps(NETWORK))
+    network["plugins"][0]["ipam"]["ranges"] = [[{"subnet": "usePodCidr"}]]
+    made = daemon(tmp_path, network=network)
+    cri = next(made)
+    try:
+        with refused(grpc.StatusCode.INVALID_ARGUMENT):
+            cri.call("UpdateRuntimeConfig", runtime_config={"network_config": {"pod_cidr": "10.77.0.0/99"}})
+        cri.call("UpdateRuntimeConfig", runtime_config={"network_config": {"pod_cidr": "10.77.0.0/24"}})
+        assert cri.run_pod().status().network.ip == "10.77.0.2"
+    finally:
+        made.close()
+
+
+def test_what_a_kubelet_has_set_on_a_pods_cgroup_is_kept_for_who_asks(cri: Daemon) -> None:
+    pod = cri.run_pod()
+    resources = pb.LinuxContainerResources(memory_limit_in_bytes=64 << 20)
+    cri.call("UpdatePodSandboxResources", pod_sandbox_id=pod.id, overhead={"cpu_shares": 7}, resources=resources)
+    cri.kill()
+    cri.start()
+    kept = json.loads(cri.call("PodSandboxStatus", pod_sandbox_id=pod.id, verbose=True).info["info"])["request"]
+    assert (kept["resources"]["memory_limit_bytes"], kept["overhead"]["cpu_shares"]) == (64 << 20, 7)
+    pod.stop()
+    with refused(grpc.StatusCode.FAILED_PRECONDITION):
+        cri.call("UpdatePodSandboxResources", pod_sandbox_id=pod.id, resources=resources)
 
 
 def test_the_stream_variants_answer_what_the_lists_answer(cri: Daemon) -> None:

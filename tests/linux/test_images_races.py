@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from cri.images.catalogue import Catalogue
 from cri.images.errors import ImageError, NotFound
+from cri.images.layout import Layout
+from cri.images.leases import Lease
 from cri.images.patience import Backoff
 from cri.images.store import ImageStore
 from tests.support import images
@@ -126,6 +129,30 @@ def test_five_that_remove_and_pull_one_image_at_once_leave_a_whole_store(registr
         thread.join()
     assert failures == []
     assert store.list() == ()
+    assert store.verify(repair=False) == ()
+    store.settle()
+    store.close()
+
+
+def test_a_tree_that_a_collection_takes_while_a_pull_looks_is_made_again(
+    registry: OwnRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between looking for the trees of an image that is here and noting that they are needed."""
+    root = str(tmp_path / "store")
+    store = ImageStore(root, auth_files=[], backoff=QUICK)
+    image_id = store.pull(f"{registry.host}/x:a")
+    record = Catalogue(Layout(root)).records()[image_id]
+    note = Lease.add
+
+    def add(lease: Lease, *names: str) -> None:
+        monkeypatch.undo()
+        store.remove(image_id)
+        note(lease, *names)
+
+    with Lease(Layout(root)) as another:  # of a pull that has just begun: the blobs stay
+        another.add(*record.blobs())
+        monkeypatch.setattr(Lease, "add", add)
+        assert store.pull(f"{registry.host}/x:a") == image_id
     assert store.verify(repair=False) == ()
     store.settle()
     store.close()

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """kill -9 of client, spawner, keepers: no container notices, logs lose a buffer at most, no exit code is invented."""
 
+import fcntl
+import itertools
 import os
 import random
 import shutil
 import signal
+import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +17,11 @@ import pytest
 
 from runtime import lifecycle
 from runtime.keep import client as keep
+from runtime.keep.log_file import READ_BYTES
 from tests.linux.test_keep import Node, wait_until
+from tests.support import crash
 
+ENDLESS = "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.001; done"
 COUNTING = "i=0; while [ $i -lt {n} ]; do echo line $i; i=$((i+1)); done; exit {code}"
 
 
@@ -38,6 +45,31 @@ def kill_spawner(node: Node) -> None:
     wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
 
 
+def pids_of(comm: str) -> list[int]:
+    """Processes of this name; the test's own namespace holds no others' ones."""
+    found = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [int(entry.name) for entry in found if (entry / "comm").read_text() == f"{comm}\n"]
+
+
+def readers(node: Node, name: str) -> list[int]:
+    """The keepers that have a container's stdout open."""
+    fifo = f"{node.state}/containers/{name}/stdout"
+    return [pid for pid in node.keeper_pids() if any(_leads_to(fd, fifo) for fd in Path(f"/proc/{pid}/fd").iterdir())]
+
+
+def _leads_to(link: Path, path: str) -> bool:
+    return os.readlink(link) == path
+
+
+def waiting_bytes(node: Node, name: str) -> int:
+    """How much nobody has read yet of what a container has printed."""
+    fifo = os.open(f"{node.state}/containers/{name}/stdout", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return int.from_bytes(fcntl.ioctl(fifo, termios.FIONREAD, bytes(4)), sys.byteorder)
+    finally:
+        os.close(fifo)
+
+
 def lines_of(node: Node, name: str) -> list[int]:
     return [int(line.split(" ")[1]) for line in node.output(name).splitlines()]
 
@@ -57,6 +89,46 @@ def test_a_container_outlives_its_keeper_and_its_log_goes_on(node: Node) -> None
     missing = lines[-1] + 1 - len(lines)
     assert missing * 10 <= 3 * 65536
     assert missing <= 30, "a slow writer's buffer holds a line or two"
+
+
+@pytest.mark.parametrize("moment", ["read", "write"])
+def test_a_dead_keeper_has_lost_what_it_had_read_and_not_written_and_nothing_else(node: Node, moment: str) -> None:
+    """However many lines have come together meanwhile: what one read takes is one buffer."""
+    node.shell("a", ENDLESS)
+    wait_until(lambda: len(lines_of(node, "a")) > 20)
+    [keeper] = node.keeper_pids()
+    crash.seize(keeper)
+    wait_until(lambda: waiting_bytes(node, "a") > 4000)
+    crash.step_to(keeper, moment)
+    os.kill(keeper, signal.SIGKILL)
+    os.waitpid(keeper, crash.WALL)
+    seen = len(lines_of(node, "a"))
+    wait_until(lambda: len(lines_of(node, "a")) > seen + 20)
+    gaps = [range(last + 1, following) for last, following in itertools.pairwise(lines_of(node, "a"))]
+    lost = [sum(len(f"line {number}\n") for number in gap) for gap in gaps if gap]
+    if moment == "read":
+        assert lost == []
+    else:
+        assert len(lost) == 1
+        assert 4000 < lost[0] <= READ_BYTES
+
+
+def test_who_was_told_to_adopt_when_its_spawner_died_stays_the_only_reader(node: Node) -> None:
+    node.shell("a", ENDLESS)
+    [keeper] = node.keeper_pids()
+    [nursery] = pids_of("ketch-nursery")
+    crash.seize(nursery, crash.FORKS)
+    os.kill(keeper, signal.SIGKILL)
+    heir = crash.next_child(nursery)  # held before its first step; what it shall do waits in its channel
+    kill_spawner(node)
+    assert node.spawner_pid()  # of another one, which hears nothing from the heir
+    crash.detach(heir)
+    wait_until(lambda: ["a"] in node.client.ping()["keepers"].values())
+    assert readers(node, "a") == [heir]
+    kill_keepers(node)
+    seen = len(lines_of(node, "a"))
+    wait_until(lambda: len(lines_of(node, "a")) > seen + 20)
+    assert lines_of(node, "a") == sorted(set(lines_of(node, "a")))
 
 
 def test_a_writer_that_blocks_without_a_keeper_gets_no_sigpipe(node: Node) -> None:

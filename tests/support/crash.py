@@ -222,6 +222,38 @@ def start_held(target: Target, private: tuple[int, ...] = ()) -> int:
     return pid
 
 
+def seize(pid: int, options: int = 0) -> None:
+    """Stop a process that runs already, as its tracer; detach() lets it go on."""
+    kernel.ptrace(kernel.PTRACE_SEIZE, pid, 0, _SYSGOOD | options)
+    kernel.ptrace(kernel.PTRACE_INTERRUPT, pid, 0, 0)
+    os.waitpid(pid, WALL)
+
+
+def step_to(pid: int, name: str) -> None:
+    """Let a seized process go on to its next call of this name, and stop it before it makes it."""
+    wanted = numbers((name,))
+    while True:
+        kernel.ptrace(kernel.PTRACE_SYSCALL, pid, 0, 0)
+        os.waitpid(pid, WALL)
+        if kernel.system_call_entered(pid) in wanted:
+            return
+
+
+def next_child(pid: int) -> int:
+    """Let a process that was seized with FORKS go on to its next fork; its child is held, and it itself let go."""
+    kernel.ptrace(kernel.PTRACE_CONT, pid, 0, 0)
+    while os.waitpid(pid, WALL)[1] >> 16 not in _EVENTS_FORK:
+        kernel.ptrace(kernel.PTRACE_CONT, pid, 0, 0)
+    child = kernel.ptrace_event_message(pid)
+    os.waitpid(child, WALL)
+    detach(pid)
+    return child
+
+
+def detach(pid: int) -> None:
+    kernel.ptrace(kernel.PTRACE_DETACH, pid, 0, 0)
+
+
 def _be_the_target(target: Target, gate: int) -> None:
     code = 1
     try:
@@ -286,5 +318,7 @@ def numbers(names: Collection[str]) -> frozenset[int]:
 WALL = 0x40000000
 _EVENT_EXEC, _EVENT_STOP = 4, 128
 _EVENTS_FORK = (1, 2, 3)  # fork, vfork, clone
-# SYSGOOD, FORK, VFORK, CLONE, EXEC, and EXITKILL: a tracer that dies takes the traced along
-_OPTIONS = 0x1 | 0x2 | 0x4 | 0x8 | 0x10 | 0x100000
+_SYSGOOD = 0x1
+FORKS = 0x2 | 0x4 | 0x8  # FORK, VFORK, CLONE
+# and EXEC, and EXITKILL: a tracer that dies takes the traced along
+_OPTIONS = _SYSGOOD | FORKS | 0x10 | 0x100000

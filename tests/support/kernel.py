@@ -80,6 +80,8 @@ def become_an_older_kernel(numbers: list[int]) -> None:
     prctl(PR_SET_SECCOMP, 2, int(_ffi.cast("uintptr_t", program)))
 
 
+PTRACE_CONT = 7
+PTRACE_DETACH = 17
 PTRACE_SYSCALL = 24
 PTRACE_SEIZE = 0x4206
 PTRACE_INTERRUPT = 0x4207

@@ -136,8 +136,13 @@ class OwnRegistry:
             def do_POST(self) -> None:
                 registry.answer(self)
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+            # With 5, a machine so busy that nobody accepts for a moment drops connections; a client then waits one,
+            # two, four seconds to try again.
+            request_queue_size = 128
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port = int(self._server.server_address[1])
