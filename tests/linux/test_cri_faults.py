@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """kill -9 of daemon, spawner and keepers at random moments, under pods that come and go: nothing is lost or left."""
 
+import contextlib
 import itertools
 import os
 import random
+import re
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -74,9 +77,16 @@ def spawner_pid(cri: Daemon) -> int:
     return int(client.ping()["pid"])
 
 
-def keepers_of(spawner: int) -> list[int]:
-    children = Path(f"/proc/{spawner}/task/{spawner}/children").read_text().split()
-    return [int(pid) for pid in children if "keep" in Path(f"/proc/{pid}/comm").read_text()]
+def keepers() -> list[int]:
+    """Also those whose spawner has died: this test has a PID namespace of its own."""
+    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/comm") if _read(path) == "ketch-keeper\n"]
+
+
+def _read(path: Path) -> str:
+    """Of a process, which may have ended."""
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        return path.read_text()
+    return ""
 
 
 def strike(cri: Daemon, chance: random.Random) -> tuple[str, float]:
@@ -86,14 +96,13 @@ def strike(cri: Daemon, chance: random.Random) -> tuple[str, float]:
         cri.kill()
         cri.start()
         return whom, time.time()
-    spawner = spawner_pid(cri)
-    victims = [spawner] if whom == "spawner" else keepers_of(spawner)
-    when = time.time()
-    try:
-        os.kill(chance.choice(victims), signal.SIGKILL)
-    except (IndexError, ProcessLookupError):
-        return "nobody", when
-    return whom, when
+    while True:
+        victims = [spawner_pid(cri)] if whom == "spawner" else keepers()
+        when = time.time()
+        with contextlib.suppress(IndexError, ProcessLookupError):  # nobody keeps at this moment; it was about to end
+            os.kill(chance.choice(victims), signal.SIGKILL)
+            return whom, when
+        spawner_pid(cri)  # it gives away what the last ones have left
 
 
 @pytest.mark.timeout(300 + 20 * KILLS)
@@ -139,7 +148,9 @@ def test_nothing_is_lost_and_nothing_is_left_when_our_processes_are_killed(cri: 
     assert len(os.listdir(cri.state / "bundles")) == 3
     assert len(os.listdir(cri.folder / "netns")) == 1
     wait_for(lambda: len(os.listdir(cri.root / "images/rootfs")) == 3, 5, lambda: "writable layers are left")
-    assert reserved(cri) == set(pod.status().network.ip.split())
+    assert reserved(cri) == masqueraded() == {pod.status().network.ip}
+    wait_for(lambda: len(list(Path("/sys/class/net").glob("veth*"))) == 1, 5, lambda: "links are left")
+    assert standing() == {pod.id, *(c.id for c in steady)}
     kinds = ", ".join(f"{struck.count(whom)} {whom}s" for whom in ("daemon", "spawner", "keeper"))
     print(f"{KILLS} kills ({kinds}) under {LOAD} pods: {cycles} pod cycles went through, log lines lost: {lost}")
 
@@ -147,6 +158,20 @@ def test_nothing_is_lost_and_nothing_is_left_when_our_processes_are_killed(cri: 
 def reserved(cri: Daemon) -> set[str]:
     """The addresses that somebody holds."""
     return {name for name in os.listdir(cri.folder / "cni/networks/pods") if name.startswith("10.88.")}
+
+
+def masqueraded() -> set[str]:
+    """The pods' addresses that rules speak of."""
+    rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"10\.88\.\d+\.\d+\b(?!/)", rules)) - {"10.88.0.1"}
+
+
+def standing() -> set[str]:
+    """The pods and containers that have a mount, a control group or a process."""
+    traces = [Path("/proc/self/mountinfo").read_text()]
+    traces += [str(path) for path in Path("/sys/fs/cgroup").rglob("*") if path.is_dir()]
+    traces += [_read(path) for path in Path("/proc").glob("[0-9]*/cgroup")]
+    return set(re.findall(r"\b[0-9a-f]{64}\b", "\n".join(traces)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +203,9 @@ def gaps(container: Container) -> Iterator[Gap]:
 def test_an_exit_while_everything_of_ours_is_dead_is_unknown_and_not_invented(cri: Daemon) -> None:
     container = cri.run_pod().start("sh", "-c", "sleep 1; exit 5")
     spawner = spawner_pid(cri)
-    keepers = keepers_of(spawner)
     cri.kill()
     os.kill(spawner, signal.SIGKILL)
-    for pid in keepers:
+    for pid in keepers():
         os.kill(pid, signal.SIGKILL)
     time.sleep(1.5)
     cri.start()
