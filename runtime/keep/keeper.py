@@ -129,6 +129,8 @@ class Keeper:
             return {"error": "another spawner has this keeper", "kind": "refused"}
         self.loop.ignore(connection.fileno())
         connection.send({"name": self.name, "pid": os.getpid(), "expects": True})
+        if connection.ended:
+            return None  # it has died while it waited for us; the next one shall not be refused for it
         self._take_channel(connection)
         for container in self.containers.values():
             self._announce(container)

@@ -128,7 +128,20 @@ def test_who_was_told_to_adopt_when_its_spawner_died_stays_the_only_reader(node:
     kill_keepers(node)
     seen = len(lines_of(node, "a"))
     wait_until(lambda: len(lines_of(node, "a")) > seen + 20)
-    assert lines_of(node, "a") == sorted(set(lines_of(node, "a")))
+    lines = lines_of(node, "a")
+    assert lines == sorted(set(lines))
+
+
+def test_a_keeper_goes_to_the_last_of_several_spawners_that_asked_for_it(node: Node) -> None:
+    node.shell("a", ENDLESS)
+    [keeper] = node.keeper_pids()
+    os.kill(keeper, signal.SIGSTOP)
+    for _ in range(2):
+        kill_spawner(node)
+        assert node.spawner_pid()
+    os.kill(keeper, signal.SIGCONT)
+    wait_until(lambda: ["a"] in node.client.ping()["keepers"].values())
+    assert readers(node, "a") == [keeper]
 
 
 def test_a_writer_that_blocks_without_a_keeper_gets_no_sigpipe(node: Node) -> None:
