@@ -277,7 +277,9 @@ def of_disk(found: ContainerUsage, disk: str) -> Iterator[Sample]:
     yield Sample("fs_limit_bytes", filesystem.f_blocks * filesystem.f_frsize, (disk,))
     yield Sample("fs_usage_bytes", found.layer.used_bytes if found.layer is not None else 0, (disk,))
     assert found.seen is not None
-    for device in found.seen.devices:
+    # Who read all from the page cache has no device in its group: then the layer's, with zeros, as from cAdvisor.
+    here = os.stat(disk).st_dev
+    for device in found.seen.devices or (usage.Device(os.major(here), os.minor(here)),):
         name = device_name(device)
         yield Sample("fs_reads_bytes_total", device.read_bytes, (name,))
         yield Sample("fs_reads_total", device.reads, (name,))

@@ -274,6 +274,8 @@ def test_stats_and_metrics_of_pods_and_containers_are_there(cri: Daemon) -> None
         assert len(sample.label_values) == len(descriptors[sample.name].label_keys), sample.name
         seen.add(sample.name)
     assert {"container_cpu_usage_seconds_total", "container_threads", "container_network_receive_bytes_total"} <= seen
+    # also where nothing has been read from a disk or written to one
+    assert {"container_fs_reads_total", "container_fs_writes_bytes_total", "container_blkio_device_usage_total"} <= seen
 
 
 def test_the_range_that_a_kubelet_names_is_that_of_later_pods(tmp_path: Path) -> None:
