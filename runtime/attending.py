@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import _signal as signal  # type: ignore[import-not-found]  # signal imports enum, 3 ms
-import os
+import posix
 
 SIGKILL: int = signal.SIGKILL
 
@@ -20,7 +20,7 @@ def wait_passing_signals(pid: int) -> int:
         info = signal.sigwaitinfo(passed | {signal.SIGCHLD})
         if info.si_signo != signal.SIGCHLD:
             try:
-                os.kill(pid, info.si_signo)
+                posix.kill(pid, info.si_signo)
             except ProcessLookupError:
                 pass
 
@@ -29,11 +29,11 @@ def reap_until(pid: int) -> int | None:
     """Reap whatever has ended; the status of pid when it is among them."""
     while True:
         try:
-            gone, status = os.waitpid(-1, os.WNOHANG)
+            gone, status = posix.waitpid(-1, posix.WNOHANG)
         except ChildProcessError:
             return 255
         if gone == 0:
             return None
         if gone == pid:
-            code = os.waitstatus_to_exitcode(status)
+            code = posix.waitstatus_to_exitcode(status)
             return 128 - code if code < 0 else code

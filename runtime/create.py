@@ -11,196 +11,33 @@ from __future__ import annotations
 import errno
 import os
 
-from runtime import create_time, hooks, launch, lifecycle, record, remove
+from runtime import container_group, creation, hooks, launch, lifecycle, record, remove
+from runtime.creation import Created
 from runtime.errors import CreateFailed, RuntimeFailure
 from runtime.inside import handshake, init
-from runtime.linux import cgroup, durable, fdpass, json_text, namespaces, syscalls
+from runtime.linux import cgroup, durable, fdpass, namespaces, syscalls
 from runtime.linux.steps import StepFailed
-from runtime.plan import container
-from runtime.spec import parse
-from runtime.spec.reader import SpecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
-    from runtime.inside.handshake import ParentEnd
+    from runtime.creation import CreateRequest
     from runtime.linux.cgroup import Group
-    from runtime.plan.container import CreateOptions, Plan
-    from runtime.plan.scope import Scope
+    from runtime.plan.container import Plan
     from runtime.record import Record
-    from runtime.spec.model import Config
-
-
-class CreateRequest:
-    """What `create` needs to know. `hold`: the init waits on a start socket for a later command; otherwise it waits for
-    release() by this process. `sibling`: the init becomes a child of our parent. `stdio`: descriptors for 0, 1, 2.
-    `shares_cgroup`: others of its owner's may live in its group, as a pod's reaper does."""
-
-    __slots__ = (
-        "bundle",
-        "config",
-        "config_path",
-        "console_fd",
-        "console_socket",
-        "hold",
-        "id",
-        "options",
-        "pid_file",
-        "pidfd_socket",
-        "root",
-        "seed",
-        "shares_cgroup",
-        "sibling",
-        "stdio",
-        "systemd_cgroup",
-        "use_cgroups",
-    )
-
-    def __init__(self, root: str, container_id: str, bundle: str) -> None:
-        self.root = root
-        self.id = container_id
-        self.bundle = os.path.realpath(bundle)
-        self.config_path = f"{self.bundle}/config.json"
-        self.config: tuple[bytes, Config] | None = None  # what the caller has read there already
-        self.console_socket = ""
-        self.console_fd = -1
-        self.pid_file = ""
-        self.pidfd_socket = ""
-        self.options: CreateOptions = container.CreateOptions()
-        self.systemd_cgroup = False
-        self.use_cgroups = True
-        self.hold = True
-        self.sibling = False
-        self.seed = -1
-        self.shares_cgroup = False
-        self.stdio: tuple[int, int, int] | None = None
-
-
-class Created:
-    """A container whose init waits."""
-
-    __slots__ = ("channel", "plan", "record", "warnings")
-
-    def __init__(self, record_: Record, plan: Plan, channel: ParentEnd | None, warnings: list[str]) -> None:
-        self.record = record_
-        self.plan = plan
-        self.channel = channel
-        self.warnings = warnings
-
-
-def read_config(path: str) -> tuple[bytes, Config]:
-    """config.json as bytes and as types."""
-    try:
-        data = durable.read(path)
-    except OSError as error:
-        raise RuntimeFailure(f"cannot read {path}: {error.strerror}") from None
-    if data is None:
-        raise RuntimeFailure(f"{path} does not exist (is --bundle right?)")
-    try:
-        return data, parse.config(_with_sockets_of_systemd(json_text.loads(data)))
-    except json_text.JSONError as error:
-        raise RuntimeFailure(f"{path}: not JSON: {error}") from None
-    except SpecError as error:
-        raise RuntimeFailure(f"config.json: {error}") from None
-
-
-NOTIFY_PATH = "/run/notify/notify.sock"
-
-
-def _with_sockets_of_systemd(raw: Any) -> Any:
-    """What a service is given goes on to its program: NOTIFY_SOCKET, bound into the container, and LISTEN_FDS; both
-    named in its environment. An abstract NOTIFY_SOCKET (@) belongs to a network namespace and cannot be."""
-    path = os.environ.get("NOTIFY_SOCKET", "")
-    has_notify = path.startswith("/") and os.path.exists(path)
-    if not (has_notify or "LISTEN_FDS" in os.environ) or not isinstance(raw, dict):
-        return raw
-    process, mounts = raw.get("process"), raw.get("mounts") or []
-    if not isinstance(process, dict) or not isinstance(process.get("env") or [], list) or not isinstance(mounts, list):
-        return raw  # the parser will say what is wrong
-    env = list(process.get("env") or [])
-    if has_notify:
-        mount = {"destination": NOTIFY_PATH, "source": path, "options": ["bind", "nosuid", "nodev", "noexec"]}
-        mounts = [*mounts, mount]
-        env.append(f"NOTIFY_SOCKET={NOTIFY_PATH}")
-    if "LISTEN_FDS" in os.environ:
-        from runtime import activation
-
-        env += activation.variables()
-    return raw | {"mounts": mounts, "process": process | {"env": env}}
-
-
-def host_facts(layout: cgroup.Layout) -> container.HostFacts:
-    """What the plan must know about this host."""
-    return container.HostFacts(
-        cgroup_v2=layout.v2,
-        capabilities=syscalls.capget()[1],
-        euid=os.geteuid(),
-        egid=os.getegid(),
-        rootless=namespaces.is_rootless(),
-    )
-
-
-def plan_for(request: CreateRequest, config: Config, layout: cgroup.Layout) -> Plan:
-    """Plan the container of this request; changes nothing."""
-    if os.geteuid() and config.namespace("user") is None and config.namespace("mnt") is not None:
-        from runtime import rootless
-
-        config = rootless.with_user_namespace(config)
-    try:
-        paths: dict[str, str] = {}
-        scope = None
-        if request.use_cgroups and request.systemd_cgroup:
-            scope = _scope(request, config, layout)
-            paths = layout.directories(scope.group)
-        elif request.use_cgroups:
-            paths = layout.directories(cgroup_path(config, request.id))
-        return container.build(
-            config,
-            container_id=request.id,
-            bundle=request.bundle,
-            host=host_facts(layout),
-            options=request.options,
-            cgroup_paths=paths,
-            scope=scope,
-        )
-    except SpecError as error:
-        raise RuntimeFailure(f"config.json: {error}") from None
-
-
-def _scope(request: CreateRequest, config: Config, layout: cgroup.Layout) -> Scope:
-    from runtime import systemd_scope
-    from runtime.plan import limits
-
-    writes = limits.plan(config.linux.resources, v2=layout.v2)
-    return systemd_scope.plan(config, request.id, layout, writes, container.device_rules(config))
-
-
-def cgroup_path(config: Config, container_id: str) -> str:
-    """linux.cgroupsPath, without any way out of the hierarchy; a group named as the container by default."""
-    path = config.linux.cgroups_path
-    if not path:
-        return container_id
-    if ".." in path.split("/"):
-        raise SpecError("linux.cgroupsPath", f"{path!r} contains .., which could name a group of others")
-    clean = os.path.normpath("/" + path.lstrip("/"))
-    if clean == "/":
-        raise SpecError("linux.cgroupsPath", "is the root group, whose limits are the host's")
-    return clean if path.startswith("/") else clean.lstrip("/")
 
 
 def create(request: CreateRequest) -> Created:
     """Make a container up to the point where its init waits. On failure everything is taken down again."""
     record.check_id(request.id)
-    data, config = request.config or read_config(request.config_path)
+    data, config = request.config or creation.read_config(request.config_path)
     layout = cgroup.layout()
-    plan = plan_for(request, config, layout)
-    check_console(request, plan)
+    plan = creation.plan_for(request, config, layout)
+    creation.check_console(request, plan)
     if not os.path.isdir(plan.root_path):
         raise RuntimeFailure(f"config.json: root.path: {plan.root_path} is not a directory (is --bundle right?)")
-    directory = reserve(request, plan)
+    directory = creation.reserve(request, plan)
     lock = record.lock(directory)
-    entry = first_record(directory, plan, config)
+    entry = creation.first_record(directory, plan, config)
     try:
         entry.save()
         durable.replace(f"{directory}/config.json", data, 0o600, durable=False)
@@ -231,69 +68,13 @@ def _as_failure(error: BaseException) -> BaseException:
     return error
 
 
-def check_console(request: CreateRequest, plan: Plan) -> None:
-    """A terminal needs somebody to receive it, and the other way round."""
-    process = plan.config.process
-    terminal = process is not None and process.terminal
-    if terminal and request.hold and not request.console_socket:
-        raise RuntimeFailure("process.terminal is true: --console-socket is needed to hand over the terminal")
-    if request.console_socket and not terminal:
-        raise RuntimeFailure("--console-socket is given, but process.terminal in config.json is not true")
-
-
-def reserve(request: CreateRequest, plan: Plan) -> str:
-    """The container's directory, empty: its id is free, and so is its cgroup."""
-    directory = record.reserve(request.root, request.id)
-    try:
-        if not request.shares_cgroup:
-            _refuse_occupied_cgroup(plan)
-    except BaseException:
-        record.forget(directory)
-        raise
-    return directory
-
-
-def _refuse_occupied_cgroup(plan: Plan) -> None:
-    """Before a record names the group: its removal ends all that is in there, and these are another's processes."""
-    if plan.scope is not None:
-        return
-    if found := cgroup.Group(plan.cgroup_paths, v2=plan.cgroup_v2).processes():
-        group = next(iter(plan.cgroup_paths.values()))
-        raise CreateFailed(
-            f"linux.cgroupsPath: the container's cgroup {group} is not empty: {len(found)} process(es) found, the first"
-            f" is {found[0]} (has another container this path, or one of this id under another --root?)"
-        )
-
-
-def first_record(directory: str, plan: Plan, config: Config) -> Record:
-    return record.Record(
-        directory,
-        {
-            "id": plan.id,
-            "bundle": plan.bundle,
-            "rootfs": plan.root_path,
-            "oci_version": config.oci_version,
-            "created": create_time.now(),
-            "uid": os.geteuid(),
-            "pid": 0,
-            "start_time": 0,
-            "annotations": dict(config.annotations),
-            "cgroup_v2": plan.cgroup_v2,
-            "cgroup_paths": dict(plan.cgroup_paths),
-            "cgroup_made": [],
-            "systemd_unit": plan.scope.unit if plan.scope is not None else "",
-            "host_mounts": config.namespace("mnt") is None,
-        },
-    )
-
-
 def _make(request: CreateRequest, plan: Plan, layout: cgroup.Layout, entry: Record, lock_fd: int) -> Created:
     if plan.scope is not None:
         return _make_in_scope(request, plan, layout, entry, lock_fd)
     group = None
     if plan.cgroup_paths:
         try:
-            group, entry.cgroup_made = launch.set_up_cgroup(plan, layout)
+            group, entry.cgroup_made = container_group.set_up(plan, layout)
         except OSError as error:
             plan = _do_without_cgroup(request, plan, layout, entry, error)
     return _make_in(group, request, plan, entry, lock_fd)
@@ -312,7 +93,7 @@ def _do_without_cgroup(
     cgroup.Group(plan.cgroup_paths, v2=plan.cgroup_v2).remove()
     entry.cgroup_paths = {}
     request.use_cgroups = False
-    return plan_for(request, plan.config, layout)
+    return creation.plan_for(request, plan.config, layout)
 
 
 def _make_in_scope(request: CreateRequest, plan: Plan, layout: cgroup.Layout, entry: Record, lock_fd: int) -> Created:
@@ -322,8 +103,8 @@ def _make_in_scope(request: CreateRequest, plan: Plan, layout: cgroup.Layout, en
     assert plan.scope is not None
     anchor = systemd_scope.start(plan.scope, group, layout)
     try:
-        launch.apply_limits(plan, group)
-        launch.give_group_away(plan, group)
+        container_group.apply_limits(plan, group)
+        container_group.give_away(plan, group)
         systemd_scope.room_for_anchor(group, plan.limits, more=1)
         created = _make_in(group, request, plan, entry, lock_fd)
         systemd_scope.settle(plan, group, anchor)

@@ -5,22 +5,22 @@ from __future__ import annotations
 
 import sys
 
-from runtime import create
+from runtime import creation
 from runtime.errors import UsageError
 from runtime.linux import cgroup, json_text
 from runtime.plan import container
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from runtime.create import CreateRequest
+    from runtime.creation import CreateRequest
 
 
 def show(request: CreateRequest, form: str) -> int:
     """Print the plan."""
     if form not in ("text", "json"):
         raise UsageError(f"--format: expected text or json, got {form!r}")
-    _, config = create.read_config(request.config_path)
-    plan = create.plan_for(request, config, cgroup.layout())
+    _, config = creation.read_config(request.config_path)
+    plan = creation.plan_for(request, config, cgroup.layout())
     lines = container.describe(plan)
     if form == "json":
         document = {

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-import os
+import posix
 import sys
 
-from runtime import attending, create, quick_create, remove
+from runtime import attending, creation, quick_create, remove
 from runtime.commands import life
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from runtime.cli import Options
-    from runtime.create import Created
+    from runtime.creation import Created, CreateRequest
 
 
 def run(settings: Options, options: Options) -> int:
@@ -26,7 +26,7 @@ def run(settings: Options, options: Options) -> int:
 
         syscalls.prctl(lib.PR_SET_CHILD_SUBREAPER, 1)
     terminal = None
-    request.config = create.read_config(request.config_path)
+    request.config = creation.read_config(request.config_path)
     process = request.config[1].process
     if not request.console_socket and process is not None and process.terminal:
         from runtime import own_terminal  # loads signal and tty: as long as all the rest
@@ -34,9 +34,7 @@ def run(settings: Options, options: Options) -> int:
         terminal = own_terminal.offer(request, detach=detach)
     created = quick_create.run(request) if terminal is None else None
     if created is None:
-        created = create.create(request)
-        life.show_warnings(settings, created)
-        _release(created)
+        created = _make(settings, request)
     else:
         life.show_warnings(settings, created)
     if detach:
@@ -44,18 +42,24 @@ def run(settings: Options, options: Options) -> int:
     return _attend(settings, created, terminal, keep=options.flag("--keep"))
 
 
-def _release(created: Created) -> None:
+def _make(settings: Options, request: CreateRequest) -> Created:
+    """The long way, with an interpreter in the init."""
+    from runtime import create
+
+    created = create.create(request)
+    life.show_warnings(settings, created)
     try:
         create.release(created)
     except BaseException:
         remove.remove(created.record, run_hooks=True)
         _reap(created.record.pid)
         raise
+    return created
 
 
 def _reap(pid: int) -> None:
     try:
-        os.waitpid(pid, 0)
+        posix.waitpid(pid, 0)
     except ChildProcessError:
         pass
 

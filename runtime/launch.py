@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parent's half of a plan: control groups, the clone of the init, its id mappings and hooks."""
+"""The parent's half of a plan: the clone of the init, its id mappings and hooks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 from runtime import hooks
 from runtime.errors import CreateFailed
 from runtime.inside import handshake, init
-from runtime.linux import cgroup, json_text, mounts, namespaces, processes, syscalls
+from runtime.linux import json_text, mounts, namespaces, processes, syscalls
 from runtime.linux._core import lib
 from runtime.plan import container, identity
 
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from runtime.inside.handshake import ParentEnd
-    from runtime.linux.cgroup import Group
     from runtime.plan.container import Plan
     from runtime.plan.context import Context
-    from runtime.spec.model import DeviceRule, IDMapping
+    from runtime.spec.model import IDMapping
 
 
 _CAP_SYS_ADMIN = 1 << 21
@@ -36,75 +35,6 @@ class Launched:
         self.pid = pid
         self.start_time = start_time
         self.channel = channel
-
-
-def set_up_cgroup(plan: Plan, layout: cgroup.Layout) -> tuple[Group, list[str]]:
-    """Make the group and set its limits while it is empty; gives what was made, for the record."""
-    group = cgroup.Group(plan.cgroup_paths, v2=plan.cgroup_v2)
-    made = group.make(layout)
-    apply_limits(plan, group)
-    give_group_away(plan, group)
-    return group, made
-
-
-def give_group_away(plan: Plan, group: Group) -> None:
-    """To the container's user, where the specification's conditions for that hold."""
-    if plan.group_owner is not None:
-        cgroup.give(group.paths[cgroup.UNIFIED], plan.group_owner, -1)
-
-
-def apply_limits(plan: Plan, group: Group) -> None:
-    """Write limits and the device filter; an error names the field of the config."""
-    for step in plan.limits:
-        try:
-            step.apply(group)
-        except OSError as error:
-            raise CreateFailed(f"{step.where}: {explain_limit(step.controller, error)}") from None
-    set_device_filter(plan, group)
-
-
-def explain_limit(controller: str, error: OSError) -> str:
-    """Why a control file refused."""
-    if error.errno == errno.ENOENT:
-        return f"{error} (has this host the cgroup controller {controller}?)"
-    if error.errno == errno.EBUSY:
-        return f"{error} (more is in use already)"
-    if error.errno == errno.EINVAL:
-        return f"{error} (the kernel refuses the value)"
-    return str(error)
-
-
-def set_device_filter(plan: Plan, group: Group) -> None:
-    """What devices the container may use; left out where we lack the right to say so."""
-    if plan.options.rootless or plan.moved_by_systemd or not plan.device_rules:
-        return
-    try:
-        load_device_rules(group, plan.device_rules, v2=plan.cgroup_v2)
-    except PermissionError:
-        if not namespaces.is_rootless():
-            raise
-
-
-def load_device_rules(group: Group, rules: tuple[DeviceRule, ...], *, v2: bool) -> None:
-    """Rules for the devices controller of v1, or a program for v2 that takes the place of those before."""
-    from runtime.plan import device_filter
-
-    if not v2:
-        if group.directory("devices") is not None:
-            for file, line in device_filter.v1_lines(rules):
-                group.write("devices", file, line)
-        return
-    program = syscalls.bpf_load_device_filter(device_filter.program(rules))
-    directory = os.open(group.paths[cgroup.UNIFIED], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        before = syscalls.bpf_device_filters(directory)
-        syscalls.bpf_attach_device_filter(directory, program)
-        for old in before:
-            syscalls.bpf_detach_device_filter(directory, old)
-            os.close(old)
-    finally:
-        os.close(directory)
-        os.close(program)
 
 
 def clone_init(plan: Plan, launch: init.Launch, *, sibling: bool) -> tuple[int, ParentEnd]:

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from runtime.create import CreateRequest
+    from runtime.creation import CreateRequest
 
 
 class Offer:

@@ -20,15 +20,14 @@ rest, and whenever a child reports a failure, all is taken down again, and creat
 
 from __future__ import annotations
 
-import os
+import posix
 
-from runtime import create, launch, record, remove
+from runtime import container_group, creation, record, remove
 from runtime.errors import RuntimeFailure
-from runtime.inside import execute, init
 from runtime.linux import cgroup, durable, namespaces, processes, program, syscalls
 from runtime.linux._core import lib
 from runtime.linux.program import Builder
-from runtime.plan import container, flat
+from runtime.plan import container, flat, identity, rootfs
 from runtime.plan.flat import NotFlat
 from runtime.plan.flat_root import RootBuilder
 
@@ -49,7 +48,7 @@ class Planned:
     __slots__ = ("_file", "config", "data", "layout", "plan", "request", "text")
 
     def __init__(
-        self, request: create.CreateRequest, give_back: Callable[[Builder], None], *, waits: bool = False
+        self, request: creation.CreateRequest, give_back: Callable[[Builder], None], *, waits: bool = False
     ) -> None:
         """`waits`: the program waits for its groups. NotFlat where the ordinary way is not enough."""
         record.check_id(request.id)
@@ -57,15 +56,15 @@ class Planned:
         self._file = _identity(request.config_path)
         if request.systemd_cgroup or self._file[0] > MOST_BYTES:
             raise NotFlat("systemd's groups, or much to read")
-        self.data, self.config = request.config or create.read_config(request.config_path)
+        self.data, self.config = request.config or creation.read_config(request.config_path)
         self.layout = cgroup.layout()
-        self.plan = create.plan_for(request, self.config, self.layout)
+        self.plan = creation.plan_for(request, self.config, self.layout)
         _check(self.plan)
         if request.seed < 0 and self.plan.process_steps and not syscalls.capget()[0] & flat.CAP_SYS_RESOURCE:
             raise NotFlat("what is refused here is told who gave the command, and a list of calls has no words")
         self.text = _compile(self.plan, request, give_back, waits=waits)
 
-    def is_of(self, request: create.CreateRequest) -> bool:
+    def is_of(self, request: creation.CreateRequest) -> bool:
         """Whether it is what this request asks for, with the configuration as it is now."""
         same = all(getattr(self.request, name) == getattr(request, name) for name in ("id", "root", "bundle", "seed"))
         return same and self._file == _identity(request.config_path)
@@ -73,7 +72,7 @@ class Planned:
 
 def _identity(path: str) -> tuple[int, ...]:
     """What changes when somebody writes to the file, or puts another into its place."""
-    found = os.stat(path)
+    found = posix.stat(path)
     return found.st_size, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
@@ -94,9 +93,9 @@ def prepare(planned: Planned, told: program.Told | None = None) -> Prepared:
     """Record and cgroup; an error, with nothing left behind. Who has been begun already is `told` the program as soon
     as its child can be born, and that the groups are there."""
     plan, layout = planned.plan, planned.layout
-    directory = create.reserve(planned.request, plan)
+    directory = creation.reserve(planned.request, plan)
     lock = record.lock(directory)
-    entry = create.first_record(directory, plan, planned.config)
+    entry = creation.first_record(directory, plan, planned.config)
     try:
         entry.save()
         entry.cgroup_made = _make_birthplace(plan, layout) if plan.cgroup_paths else []
@@ -104,7 +103,7 @@ def prepare(planned: Planned, told: program.Told | None = None) -> Prepared:
             told.tell(planned.text)
         durable.replace(f"{directory}/config.json", planned.data, 0o600, durable=False)
         if plan.cgroup_paths and not plan.cgroup_v2:
-            entry.cgroup_made += launch.set_up_cgroup(plan, layout)[1]
+            entry.cgroup_made += container_group.set_up(plan, layout)[1]
         if told is not None:
             told.go_on()
     except BaseException:
@@ -117,7 +116,7 @@ def prepare(planned: Planned, told: program.Told | None = None) -> Prepared:
 def _make_birthplace(plan: Plan, layout: cgroup.Layout) -> list[str]:
     """The group in which the init is born; those of v1 it enters as soon as they are there."""
     if plan.cgroup_v2:
-        return launch.set_up_cgroup(plan, layout)[1]
+        return container_group.set_up(plan, layout)[1]
     place = {name: path for name, path in plan.cgroup_paths.items() if name == cgroup.UNIFIED}
     return cgroup.Group(place, v2=False).make(layout)
 
@@ -128,42 +127,42 @@ class Init:
     __slots__ = ("_birth", "_go", "said")
 
     def __init__(self, act: int, memory: int, stdio: Sequence[int], seed: int = -1, ready: int = 0) -> None:
-        self.said, report = os.pipe2(os.O_CLOEXEC)
-        going, self._go = os.pipe2(os.O_CLOEXEC)
+        self.said, report = posix.pipe2(posix.O_CLOEXEC)
+        going, self._go = posix.pipe2(posix.O_CLOEXEC)
         more = [seed] if seed >= 0 else []
         more += [ready] if ready else []
         try:
             self._birth = program.Birth(act, memory, [*stdio, report, going, *more], ready)
         except BaseException:
-            os.close(self.said)
-            os.close(self._go)
+            posix.close(self.said)
+            posix.close(self._go)
             raise
         finally:
-            os.close(report)
-            os.close(going)
+            posix.close(report)
+            posix.close(going)
 
     def let_go(self, entry: Record) -> None:
         """Write down who it is, then let its program run."""
         try:
             pid = self._birth.born()
             # ECHILD: it has failed at once and is reaped already, so that the number may be another's by now.
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            posix.waitid(posix.P_PID, pid, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT)
             entry.pid, entry.start_time = pid, processes.start_time(pid) or 0
             entry.save()
-            os.write(self._go, program.WORD)
+            posix.write(self._go, program.WORD)
         except BrokenPipeError:
             pass  # it has failed before it came to wait, and its report says so
         finally:
-            os.close(self._go)
+            posix.close(self._go)
 
     def drop(self) -> None:
         """It has nothing to wait for: it ends."""
         self._birth.close()
-        os.close(self._go)
-        os.close(self.said)
+        posix.close(self._go)
+        posix.close(self.said)
 
 
-def run(request: create.CreateRequest) -> create.Created | None:
+def run(request: creation.CreateRequest) -> creation.Created | None:
     """For a cold command: the container, whose program runs and has our stdio. None where that takes the long way."""
     special = request.console_socket or request.pid_file or request.pidfd_socket or request.options.preserve_fds
     if special or request.options.rootless:
@@ -176,7 +175,7 @@ def run(request: create.CreateRequest) -> create.Created | None:
     entry, plan = prepared.entry, prepared.plan
     try:
         if _has_executed(entry, act, prepared):
-            return create.Created(entry, plan, None, list(plan.warnings))
+            return creation.Created(entry, plan, None, list(plan.warnings))
     except OSError:
         pass
     except BaseException:
@@ -188,7 +187,7 @@ def run(request: create.CreateRequest) -> create.Created | None:
 
 def _has_executed(entry: Record, act: int, prepared: Prepared) -> bool:
     memory = program.in_memory(prepared.text)
-    stdio = [os.dup(fd) for fd in range(3)]
+    stdio = [posix.dup(fd) for fd in range(3)]
     try:
         born = Init(act, memory, stdio)
         with prepared.lock, open(born.said, "rb", 0) as said:
@@ -197,8 +196,8 @@ def _has_executed(entry: Record, act: int, prepared: Prepared) -> bool:
                 return True
     finally:
         for fd in (memory, *stdio):
-            os.close(fd)
-    os.waitpid(entry.pid, 0)
+            posix.close(fd)
+    posix.waitpid(entry.pid, 0)
     return False
 
 
@@ -229,7 +228,9 @@ def _check(plan: Plan) -> None:
         raise NotFlat("hooks, a terminal, a listener, or namespaces that take a process in between")
 
 
-def _compile(plan: Plan, request: create.CreateRequest, give_back: Callable[[Builder], None], *, waits: bool) -> bytes:
+def _compile(
+    plan: Plan, request: creation.CreateRequest, give_back: Callable[[Builder], None], *, waits: bool
+) -> bytes:
     process = plan.config.process
     assert process is not None
     builder = Builder()
@@ -248,7 +249,7 @@ def _compile(plan: Plan, request: create.CreateRequest, give_back: Callable[[Bui
         builder.call(lib.SYS_setns, seed, lib.CLONE_NEWNS)
         builder.close(seed)
     builder.call(lib.SYS_unshare, lib.CLONE_NEWNS)
-    root.build(init.SEED_ROOT if request.seed >= 0 else plan.bind_root.path)
+    root.build(rootfs.SEED_ROOT if request.seed >= 0 else plan.bind_root.path)
     builder.call(lib.SYS_umask, 0o022)
     may_raise = bool(syscalls.capget()[0] & flat.CAP_SYS_RESOURCE)
     flat.limits(builder, plan.process_steps, may_raise)
@@ -259,7 +260,7 @@ def _compile(plan: Plan, request: create.CreateRequest, give_back: Callable[[Bui
     flat.own_stdio(builder, process.uid)
     flat.confinement(builder, plan.confinement, process, root.proc)
     flat.last_steps(builder)
-    search = flat.candidates(process, execute.DEFAULT_PATH)
+    search = flat.candidates(process, identity.DEFAULT_PATH)
     return builder.finish(report, process.args, process.env, search, _filter(plan, request))
 
 
@@ -270,7 +271,9 @@ def _give_birth(builder: Builder, plan: Plan) -> None:
         builder.call(lib.ACT_BIRTH, flags)
         return
     group = builder.slot()
-    builder.call(lib.SYS_openat, syscalls.AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, into=group)
+    builder.call(
+        lib.SYS_openat, syscalls.AT_FDCWD, path, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC, into=group
+    )
     builder.call(lib.ACT_BIRTH, flags | lib.CLONE_INTO_CGROUP, group)
     builder.close(group)
 
@@ -287,7 +290,7 @@ def _enter(builder: Builder, plan: Plan) -> None:
     file = builder.slot()
     for kind, path in plan.namespaces.joined:
         # setns checks that it is a namespace of this kind; not blocking, in case it is a FIFO
-        call(lib.SYS_openat, syscalls.AT_FDCWD, path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, into=file)
+        call(lib.SYS_openat, syscalls.AT_FDCWD, path, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC, into=file)
         call(lib.SYS_setns, file, namespaces.FLAGS[kind])
         builder.close(file)
     if plan.namespaces.new_cgroup:
@@ -295,7 +298,7 @@ def _enter(builder: Builder, plan: Plan) -> None:
     if not plan.options.no_new_keyring:
         assert plan.config.process is not None
         if plan.config.process.selinux_label:
-            builder.write_file(init.KEYRING_LABEL, plan.config.process.selinux_label.encode())
+            builder.write_file(identity.KEYRING_LABEL, plan.config.process.selinux_label.encode())
         _keyring(builder, plan.id, file)
     if "net" in plan.namespaces.new:
         _raise_loopback(builder, file)
@@ -311,12 +314,12 @@ def _keyring(builder: Builder, name: str, serial: Slot) -> None:
 
 def _raise_loopback(builder: Builder, sock: Slot) -> None:
     request = b"lo".ljust(16, b"\0") + (0x41).to_bytes(2, "little") + bytes(22)  # IFF_UP | IFF_RUNNING
-    builder.call(lib.SYS_socket, 2, 2 | os.O_CLOEXEC, 0, into=sock)  # AF_INET, SOCK_DGRAM
+    builder.call(lib.SYS_socket, 2, 2 | posix.O_CLOEXEC, 0, into=sock)  # AF_INET, SOCK_DGRAM
     builder.call(lib.SYS_ioctl, sock, 0x8914, request)  # SIOCSIFFLAGS
     builder.close(sock)
 
 
-def _filter(plan: Plan, request: create.CreateRequest) -> tuple[bytes, int]:
+def _filter(plan: Plan, request: creation.CreateRequest) -> tuple[bytes, int]:
     if plan.seccomp is None:
         return b"", 0
     from runtime import seccomp_filter

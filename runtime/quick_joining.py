@@ -15,11 +15,10 @@ import os
 
 from runtime import evidence, joining, record
 from runtime.errors import RuntimeFailure
-from runtime.inside import execute
 from runtime.linux import cgroup, processes, program, syscalls
 from runtime.linux._core import lib
 from runtime.linux.program import Builder
-from runtime.plan import container, flat
+from runtime.plan import container, flat, identity
 from runtime.plan.flat import NotFlat
 from runtime.spec import parse
 from runtime.spec.reader import Object, SpecError
@@ -170,7 +169,7 @@ def _compile(
     flat.own_stdio(builder, process.uid)
     flat.confinement(builder, confinement, process, None)
     flat.last_steps(builder)
-    search = flat.candidates(process, execute.DEFAULT_PATH)
+    search = flat.candidates(process, identity.DEFAULT_PATH)
     return builder.finish(report, process.args, process.env, search, filter_)
 
 

@@ -103,10 +103,10 @@ def check_id(container_id: str) -> str:
 def reserve(root: str, container_id: str) -> str:
     """Take the id: make its directory. The intent is on disk before anything is made for the container."""
     directory = f"{root}/{check_id(container_id)}"
-    from os import makedirs  # who creates has it anyway
+    from runtime.linux import paths  # who creates has it anyway
 
     try:
-        makedirs(root, 0o711, exist_ok=True)
+        paths.make_directories(root, 0o711)
     except OSError as error:
         raise RuntimeFailure(f"cannot make the root directory {root}: {error.strerror} (see --root)") from None
     try:

@@ -79,7 +79,7 @@ def _explained(group: Group, write: CgroupWrite, error: OSError) -> str:
 
 
 def _devices(group: Group, resources: Resources, *, v2: bool) -> None:
-    from runtime import launch
+    from runtime import container_group
     from runtime.plan import device_filter
 
-    launch.load_device_rules(group, device_filter.rules(resources.devices, ()), v2=v2)
+    container_group.load_device_rules(group, device_filter.rules(resources.devices, ()), v2=v2)

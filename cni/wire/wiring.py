@@ -62,9 +62,11 @@ class Wiring:
             self._close_nft(self._nft)
 
     def _close_nft(self, nft: Nft) -> None:
-        """Without waiting for what the kernel frees after a removal; see Nft.removed."""
-        if nft.removed and self.in_process:
-            _thread.start_new_thread(nft.close, ())
+        """Without waiting for what the kernel frees after a removal, ours or one whose socket is just being closed: the
+        close of any socket of nftables waits for all of that. See Nft.removed."""
+        if self.in_process and (nft.removed or _closing):
+            _closing.append(nft)
+            _thread.start_new_thread(_close, (nft,))
             return
         if nft.removed and not self.somebody_closes:
             ended, alive = os.pipe2(os.O_CLOEXEC)  # the other end is ours until we are gone
@@ -75,6 +77,14 @@ class Wiring:
                 os.read(ended, 1)
                 os._exit(0)
         nft.close()
+
+
+_closing: list[Nft] = []  # in threads of this process
+
+
+def _close(nft: Nft) -> None:
+    nft.close()
+    _closing.remove(nft)
 
 
 def carry_out(plan: "Iterable[steps.Step]", wiring: Wiring) -> None:

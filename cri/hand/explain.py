@@ -220,16 +220,16 @@ def network_lines(places: Places, request: PodRequest) -> Lines:
 
 def bundle(directory: str) -> Lines:
     """An OCI bundle: what `ketch-runtime create` would do with it."""
-    from runtime import create
+    from runtime import creation
     from runtime.errors import RuntimeFailure
     from runtime.linux import cgroup
     from runtime.plan import container
 
-    request = create.CreateRequest("/run/ketch-runtime", os.path.basename(os.path.abspath(directory)), directory)
+    request = creation.CreateRequest("/run/ketch-runtime", os.path.basename(os.path.abspath(directory)), directory)
     request.bundle = os.path.abspath(directory)
     try:
-        _, config = create.read_config(f"{request.bundle}/config.json")
-        plan = create.plan_for(request, config, cgroup.layout())
+        _, config = creation.read_config(f"{request.bundle}/config.json")
+        plan = creation.plan_for(request, config, cgroup.layout())
     except RuntimeFailure as e:
         raise HandError(str(e)) from None
     lines: Lines = [("title", f"bundle {request.bundle}"), *container.describe(plan)]

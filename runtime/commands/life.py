@@ -12,12 +12,12 @@ from runtime.errors import UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from runtime.cli import Options
-    from runtime.create import Created, CreateRequest
+    from runtime.creation import Created, CreateRequest
 
 
 def request_from(settings: Options, options: Options) -> CreateRequest:
     """The request that the options of create, run and explain mean."""
-    from runtime import create as creation
+    from runtime import creation
     from runtime.plan.container import CreateOptions
 
     request = creation.CreateRequest(
@@ -44,9 +44,9 @@ def request_from(settings: Options, options: Options) -> CreateRequest:
 
 def create(settings: Options, options: Options) -> int:
     """create ID."""
-    from runtime import create as creation
+    from runtime import create as making
 
-    created = creation.create(request_from(settings, options))
+    created = making.create(request_from(settings, options))
     show_warnings(settings, created)
     return 0
 

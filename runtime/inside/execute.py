@@ -9,13 +9,12 @@ import stat
 from runtime.inside import diagnosis
 from runtime.linux import syscalls
 from runtime.linux._core import ffi, lib
+from runtime.plan.identity import DEFAULT_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
-
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class ExecFailed(Exception):

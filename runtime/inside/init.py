@@ -20,7 +20,8 @@ from runtime.linux.steps import run as run_steps
 from runtime.plan.confine import verify_working_directory
 from runtime.plan.container import needs_host
 from runtime.plan.context import Context
-from runtime.plan.identity import SetAffinity
+from runtime.plan.identity import KEYRING_LABEL, SetAffinity
+from runtime.plan.rootfs import SEED_ROOT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,10 +35,6 @@ if TYPE_CHECKING:
     from runtime.linux.steps import Step
     from runtime.plan.container import Plan
     from runtime.spec.model import Process
-
-
-KEYRING_LABEL = "/proc/thread-self/attr/keycreate"
-SEED_ROOT = "/root"  # where a seed namespace has room for a container's root
 
 
 class Launch:

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from runtime import create, joining, remove
+from runtime import create, creation, joining, remove
 from runtime.errors import RuntimeFailure
 from runtime.keep import seed
 from runtime.linux import cgroup, fdpass, program
@@ -27,9 +27,9 @@ def warm_up() -> None:
         getattr(lib, name)
 
 
-def create_request(request: dict[str, Any], state_dir: str) -> create.CreateRequest:
+def create_request(request: dict[str, Any], state_dir: str) -> creation.CreateRequest:
     """What every container of a keeper has in common, however it is made."""
-    asked = create.CreateRequest(request["runtime_root"] or state_dir + "/runtime", request["id"], request["bundle"])
+    asked = creation.CreateRequest(request["runtime_root"] or state_dir + "/runtime", request["id"], request["bundle"])
     asked.seed = seed.fd
     asked.shares_cgroup = True
     asked.systemd_cgroup = request["systemd_cgroup"]
@@ -42,7 +42,7 @@ class Maker:
     def __init__(self, request: dict[str, Any], state_dir: str) -> None:
         self._request = request
         self._state_dir = state_dir
-        self._created: create.Created | None = None
+        self._created: creation.Created | None = None
         self._terminal: list[int] = []
 
     def create(self, stdio: list[int]) -> int:

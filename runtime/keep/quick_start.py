@@ -4,7 +4,7 @@
 import os
 from typing import Any
 
-from runtime import create, quick_create, record
+from runtime import creation, quick_create, record
 from runtime.errors import RuntimeFailure
 from runtime.keep import native, oom, seed, standing, wire
 from runtime.linux import program
@@ -59,7 +59,7 @@ def prepare(state_dir: str, request: dict[str, Any], told: program.Told) -> quic
         return None
 
 
-def _plan(asked: create.CreateRequest) -> quick_create.Planned:
+def _plan(asked: creation.CreateRequest) -> quick_create.Planned:
     return quick_create.Planned(asked, standing.give_back_in, waits=True)
 
 

@@ -2,16 +2,16 @@
 """A nearly empty mount namespace from which containers start: copying the host's costs 1.5 us per mount, twice.
 
 The spawner makes it once. An init opens what it gets of the host, enters the seed, copies that (two mounts), and
-attaches its root at init.SEED_ROOT.
+attaches its root at rootfs.SEED_ROOT.
 """
 
 import os
 import sys
 
-from runtime.inside import init
 from runtime.keep import birth
 from runtime.linux import mounts, syscalls
 from runtime.linux._core import lib
+from runtime.plan import rootfs
 
 fd = -1
 """The namespace; -1 where none could be made, and containers copy the host's mounts."""
@@ -48,7 +48,7 @@ def _make(state_dir: str) -> None:
         "none", state_dir, "tmpfs", lib.MS_NOSUID | lib.MS_NODEV | lib.MS_NOEXEC, "size=4k,nr_inodes=4,mode=555"
     )
     os.chdir(state_dir)
-    os.mkdir("." + init.SEED_ROOT, 0o555)
+    os.mkdir("." + rootfs.SEED_ROOT, 0o555)
     syscalls.pivot_root(".", ".")
     syscalls.umount(".", lib.MNT_DETACH)
     os.chdir("/")

@@ -72,8 +72,8 @@ def names_of(bits: int) -> list[str]:
 
 def last_known() -> int:
     """The highest capability of this kernel."""
-    with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
-        return int(file.read())
+    with open("/proc/sys/kernel/cap_last_cap", "rb", 0) as file:
+        return int(file.read(8))
 
 
 def bounding() -> int:

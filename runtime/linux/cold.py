@@ -5,7 +5,10 @@ An ordinary import asks the file system ten times before it runs a line, and a c
 and the installation compile them into cold-MAGIC.image (cold_writer.py); MAGIC is the interpreter's, so another Python
 does not see it. The launcher's first lines run this file's own code out of the image:
 
-    [ this code, group -> place of its index ][ index of a group ]...[ code of a module ]...
+    [ this code, group -> its index ][ code of a module ]...[ code of a command's modules ]...[ index of a group ]...
+
+What a command's own module imports at its top is there a second time, in the order in which it is needed: one read, one
+marshal, no search and no lock for each (`Finder._load_before`). Whatever is not ordinary there, the import system does.
 
 In a checkout a module whose source is not the one that was compiled (size, times of change of content and of inode) is
 imported in the ordinary way. An installation is not edited and `doctor --verify` proves it, so nothing is asked there;
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     # name -> its file beneath the library, is it a package, offset and length of its code, facts if they must hold; an
     # extension has a place on sys.path instead of an offset, and no length
     Index = dict[str, tuple[str, bool, int, int, Facts | None]]
+    # name of a command's module -> offset and length of [(name, code)] of what it imports at its top
+    Before = dict[str, tuple[int, int]]
 
 GROUPS = {"ketch-runtime": "runtime", "ketch": "hand", "ketch-cri": "", "ketch-spawner": ""}  # others are plugins
 _PLUGINS = "cni"
@@ -35,14 +40,45 @@ _HIGH = 200  # no number that a caller might hand us as --preserve-fds
 class Finder:
     """A finder and loader of the modules in the image."""
 
-    __slots__ = ("_fd", "_index", "_library")
+    __slots__ = ("_before", "_fd", "_index", "_library")
 
-    def __init__(self, fd: int, index: "Index", library: str) -> None:
+    def __init__(self, fd: int, index: "Index", before: "Before", library: str) -> None:
         self._fd = fd
         self._index = index
+        self._before = before
         self._library = library
 
     def find_spec(self, name: str, path: "Sequence[str] | None" = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG002
+        if name in self._before:
+            self._load_before(*self._before.pop(name))
+        return self._spec(name)
+
+    def _load_before(self, offset: int, length: int) -> None:
+        """The modules that a command's module is about to import; one that is there, or has changed, is left out."""
+        for name, code in marshal.loads(posix.pread(self._fd, length, offset)):  # noqa: S302 (as exec_module)
+            if name in sys.modules or (spec := self._spec(name)) is None:
+                continue
+            module = self._module(spec)
+            try:
+                exec(code, module.__dict__)  # noqa: S102 (as exec_module)
+            except BaseException:
+                del sys.modules[name]
+                raise
+            package, _, child = name.rpartition(".")
+            if package:
+                setattr(sys.modules[package], child, module)
+
+    def _module(self, spec: ModuleSpec) -> "ModuleType":
+        """As importlib makes one."""
+        module = type(sys)(spec.name)
+        module.__spec__, module.__loader__, module.__file__ = spec, self, spec.origin  # type: ignore[assignment]
+        module.__package__ = spec.parent
+        if spec.submodule_search_locations is not None:
+            module.__path__ = spec.submodule_search_locations
+        sys.modules[spec.name] = module
+        return module
+
+    def _spec(self, name: str) -> ModuleSpec | None:
         entry = self._index.get(name)
         if entry is None:
             return None
@@ -90,9 +126,10 @@ def install(fd: int, places: "dict[str, tuple[int, int]]") -> None:
     group = GROUPS.get(sys.argv[0].rpartition("/")[2], _PLUGINS)
     library = sys.path[0]
     index: Index = {}
+    before: Before = {}
     if group and posix.environ.get(b"KETCH_DEBUG", b"0") in (b"", b"0"):
         offset, length = places[group]
-        index = marshal.loads(posix.pread(fd, length, offset))  # noqa: S302 (our own file, beside our own code)
+        index, before = marshal.loads(posix.pread(fd, length, offset))  # noqa: S302 (our own file, beside our own code)
     itself = index.get(__name__)
     if itself is not None and itself[4] in (None, _facts(f"{library}/{itself[0]}")):
         import fcntl
@@ -100,5 +137,5 @@ def install(fd: int, places: "dict[str, tuple[int, int]]") -> None:
 
         gc.disable()  # importing makes no garbage, and looking for it takes a tenth of the time
         high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH)
-        sys.meta_path.insert(0, Finder(high, index, library))
+        sys.meta_path.insert(0, Finder(high, index, before, library))
     posix.close(fd)

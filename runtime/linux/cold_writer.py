@@ -2,6 +2,7 @@
 """Writes the cold image (cold.py): python -m runtime.linux.cold_writer in a checkout; --installed LIBRARY elsewhere.
 
 a module ──► tree without docstrings, annotations ──► code without lines ──► marshal ──┐
+a command's module ──► what it imports at its top, in that order ──► marshal of all ───┤
 all modules ──► facts of their sources, places of their code ──► an index per group ───┴─► one file, by rename
 """
 
@@ -11,10 +12,13 @@ import importlib.util
 import marshal
 import os
 import sys
-import sysconfig
 from types import CodeType
 
 from runtime.linux import cold, durable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
 
 HEAD = 1 << 14  # what the launcher's first lines read
 GROUPS = {
@@ -24,8 +28,16 @@ GROUPS = {
 }
 # What no short command imports, or only to talk to a person at leisure.
 LEFT_OUT = ("runtime/linux/build_", "runtime/linux/cold_writer", "cri/server", "cri/services", "cri/streaming")
-EXTENSIONS = ("_json", "_blake2", "_cffi_backend", "runtime.linux._core", "runtime.linux._seccomp")
+PYTHONS_OWN = ("_json", "_blake2")
+EXTENSIONS = (*PYTHONS_OWN, "_cffi_backend", "runtime.linux._core", "runtime.linux._seccomp")
 SELF = "runtime/linux/cold.py"
+# Before each of these modules all that it imports at its top is loaded in one go. Those of one command stand in a row,
+# in the order in which it comes to them: what the first ones have had is not kept again for the next.
+TOGETHER = {
+    "runtime": (("runtime.cli", "runtime.foreground"),),
+    "cni": (("cni.__main__", "cni.plugins.bridge"),),
+    "hand": (("cri.hand.cli", "cri.hand.run", "cri.engine.container", "cni.plugins.bridge", "cri.hand.removal"),),
+}
 
 
 def path_of(library: str, magic: bytes = importlib.util.MAGIC_NUMBER) -> str:
@@ -36,25 +48,63 @@ def path_of(library: str, magic: bytes = importlib.util.MAGIC_NUMBER) -> str:
 def write(library: str, *, installed: bool) -> int:
     """Compile what is in library; returns how many modules the image has."""
     files = sorted({file for parts in GROUPS.values() for part in parts for file in _sources(library, part)})
-    codes, places, offset = {file: _compiled(library, file) for file in files}, {}, HEAD
-    for file in files:
-        places[file] = offset
-        offset += len(codes[file])
-    body = b"".join(codes.values())
+    trees = {file: _tree(library, file) for file in files}
+    codes = {file: _compiled(tree, file) for file, tree in trees.items()}
+    body = bytearray(HEAD)
+    places = {file: _append(body, marshal.dumps(code)) for file, code in codes.items()}
     groups = {}
     for group, parts in GROUPS.items():
         index: cold.Index = _extensions(installed=installed)
-        for file in (file for part in parts for file in _sources(library, part)):
+        named = {_name(file): file for part in parts for file in _sources(library, part)}
+        for name, file in named.items():
             facts = None if installed else cold._facts(f"{library}/{file}")
-            index[_name(file)] = (file, file.endswith("/__init__.py"), places[file], len(codes[file]), facts)
-        data = marshal.dumps(index)
-        groups[group] = (HEAD + len(body), len(data))
-        body += data
-    head = marshal.dumps((marshal.loads(codes[SELF]), groups))  # noqa: S302 (written a moment ago)
+            index[name] = (file, file.endswith("/__init__.py"), *places[file], facts)
+        before = {
+            name: _append(body, marshal.dumps([(member, codes[named[member]]) for member in members]))
+            for several in TOGETHER[group]
+            for name, members in _before(several, {name: trees[file] for name, file in named.items()})
+        }
+        groups[group] = _append(body, marshal.dumps((index, before)))
+    head = marshal.dumps((codes[SELF], groups))
     if len(head) > HEAD:
         raise ValueError(f"the head takes {len(head)} bytes, more than the {HEAD} that its readers read")
-    durable.replace(path_of(library), head.ljust(HEAD, b"\0") + body, 0o644)
+    body[: len(head)] = head
+    durable.replace(path_of(library), bytes(body), 0o644)
     return len(files)
+
+
+def _append(body: bytearray, data: bytes) -> tuple[int, int]:
+    """Where in the image it is, and how long."""
+    body += data
+    return len(body) - len(data), len(data)
+
+
+def _before(several: "Sequence[str]", trees: "Mapping[str, ast.Module]") -> "Iterator[tuple[str, list[str]]]":
+    """For each of these modules: what it imports, and what that imports, in the order in which all of it is done."""
+    done: dict[str, None] = {}
+    for name in several:
+        had = len(done)
+        _follow(name, trees, done, set())
+        yield name, [member for member in list(done)[had:] if member != name]
+
+
+def _follow(name: str, trees: "Mapping[str, ast.Module]", done: dict[str, None], begun: set[str]) -> None:
+    """Add a module after those that it imports. Others' and those in C are not in the image."""
+    if name in done or name in begun or name not in trees:
+        return
+    begun.add(name)
+    for other in (name.rpartition(".")[0], *_imported(trees[name])):
+        _follow(other, trees, done, begun)
+    done[name] = None
+
+
+def _imported(tree: ast.Module) -> "Iterator[str]":
+    """What a module imports whenever it is; a name of a package may be a module of it."""
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
 def _sources(library: str, part: str) -> list[str]:
@@ -81,21 +131,23 @@ def _extensions(*, installed: bool) -> "cold.Index":
         base = os.path.basename(spec.loader.path)
         if name.startswith("runtime."):
             found[name] = (f"runtime/linux/{base}", False, 0, 0, None)
-        elif spec.loader.path.startswith(sysconfig.get_path("platstdlib") + os.sep):
+        elif name in PYTHONS_OWN:
             found[name] = (base, False, -1, 0, None)
         else:
             found[name] = (base, False, 0 if installed else 1, 0, None)
     return found
 
 
-def _compiled(library: str, file: str) -> bytes:
-    """Without docstrings, annotations of functions, line numbers: no command looks at them. Asserts stay."""
+def _tree(library: str, file: str) -> ast.Module:
     with open(f"{library}/{file}", encoding="utf-8") as source:
-        tree = ast.parse(source.read(), file)
+        return ast.parse(source.read(), file)
+
+
+def _compiled(tree: ast.Module, file: str) -> CodeType:
+    """Without docstrings, annotations of functions, line numbers: no command looks at them. Asserts stay."""
     for node in ast.walk(tree):
         _strip(node)
-    code = compile(tree, file, "exec", flags=_strip_future(tree), dont_inherit=True)
-    return marshal.dumps(_without_lines(code))
+    return _without_lines(compile(tree, file, "exec", flags=_strip_future(tree), dont_inherit=True))
 
 
 def _strip(node: ast.AST) -> None:

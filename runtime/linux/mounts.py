@@ -2,7 +2,7 @@
 """Mounts by descriptor: clone a tree, make a file system, attach, change attributes, take down."""
 
 import errno
-import os
+import posix
 
 from runtime.linux import syscalls
 from runtime.linux._core import lib
@@ -32,7 +32,7 @@ class Tree:
     def close(self) -> None:
         """Let go of the descriptor; an attached mount stays."""
         if self.fd >= 0:
-            os.close(self.fd)
+            posix.close(self.fd)
             self.fd = -1
 
     def attach(self, target: str, target_fd: int = syscalls.AT_FDCWD) -> None:
@@ -66,7 +66,7 @@ def make(kind: str, options: "Sequence[tuple[str, str | None]]" = (), *, attribu
     except syscalls.KernelError as error:
         raise with_log(error, context) from None
     finally:
-        os.close(context)
+        posix.close(context)
 
 
 def with_log(error: syscalls.KernelError, context: int) -> syscalls.KernelError:
@@ -74,7 +74,7 @@ def with_log(error: syscalls.KernelError, context: int) -> syscalls.KernelError:
     said = []
     while True:
         try:
-            line = os.read(context, 1024)
+            line = posix.read(context, 1024)
         except OSError:
             break
         if not line:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Namespaces: their names and flags, opening, entering, pinning and telling them apart."""
 
-import os
+import posix
 
 from runtime.linux import syscalls
 from runtime.linux._core import lib
@@ -39,10 +39,10 @@ def path_of(pid: int | str, name: str) -> str:
 
 def open_namespace(path: str) -> int:
     """A descriptor of the namespace at path, checked to be one."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     if syscalls.filesystem_type(fd) != lib.NSFS_MAGIC:
         # Before Linux 3.19 proc itself; every kernel that we run on answers with nsfs.
-        os.close(fd)
+        posix.close(fd)
         raise ValueError(f"{path} is not a namespace")
     return fd
 
@@ -60,7 +60,7 @@ def kind_of(fd: int) -> str:
 
 def identity(where: int | str) -> tuple[int, int]:
     """Device and inode: two names or descriptors with the same identity are the same namespace."""
-    facts = os.stat(where)
+    facts = posix.stat(where)
     return facts.st_dev, facts.st_ino
 
 
@@ -70,16 +70,16 @@ def enter(path: str, name: str) -> None:
     try:
         syscalls.setns(fd, FLAGS[name])
     finally:
-        os.close(fd)
+        posix.close(fd)
 
 
 def pin(source: str, target: str) -> None:
     """Keep a namespace alive by binding it to the file target, which is made."""
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+    posix.close(posix.open(target, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o444))
     try:
         syscalls.mount(source, target, None, lib.MS_BIND)
     except OSError:
-        os.unlink(target)
+        posix.unlink(target)
         raise
 
 
@@ -93,17 +93,17 @@ def unpin(target: str) -> None:
         if error.errno not in (errno.EINVAL, errno.ENOENT):
             raise
     try:
-        os.unlink(target)
+        posix.unlink(target)
     except FileNotFoundError:
         pass
 
 
 def is_rootless() -> bool:
     """Without root, or root of a user namespace only."""
-    if os.geteuid() != 0:
+    if posix.geteuid() != 0:
         return True
     try:
-        with open("/proc/self/uid_map", "rb") as table:
-            return table.read().split() != [b"0", b"0", b"4294967295"]
+        with open("/proc/self/uid_map", "rb", 0) as table:
+            return table.read(4096).split() != [b"0", b"0", b"4294967295"]
     except OSError:
         return False

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A list of system calls for a process that interprets no Python (act.c): built here, run there, or not at all."""
 
+import _struct as struct  # struct is Python around it, one more file to find
 import errno
-import os
-import struct
+import posix
 
-from runtime.linux import installation, mounts, syscalls
+from runtime.linux import installation, mounts, paths, syscalls
 from runtime.linux._core import lib
 
 TYPE_CHECKING = False
@@ -89,7 +89,9 @@ class Builder:
     def write_file(self, path: str, text: bytes, *, bear: "Sequence[int]" = ()) -> None:
         """Write a control file of the host."""
         file = self.slot()
-        opened = self.call(lib.SYS_openat, syscalls.AT_FDCWD, path, os.O_WRONLY | os.O_CLOEXEC, into=file, bear=bear)
+        opened = self.call(
+            lib.SYS_openat, syscalls.AT_FDCWD, path, posix.O_WRONLY | posix.O_CLOEXEC, into=file, bear=bear
+        )
         self.call(lib.SYS_write, file, text, len(text), bear=bear)
         self.close(file)
         self.skip_to_here(opened)
@@ -97,7 +99,7 @@ class Builder:
     def _place(self, data: bytes | str) -> int:
         self._data += bytes(-len(self._data) % 8)  # structures are aligned
         place = self._places[data] = len(self._data)
-        self._data += os.fsencode(data) + b"\0"
+        self._data += paths.encode(data) + b"\0"
         return place
 
     def finish(
@@ -111,7 +113,7 @@ class Builder:
         """The program as bytes, in the layout of act.h."""
         steps = bytes(self._steps)
         code, flags = filter_
-        texts = [os.fsencode(text) for strings in (argv, environ, candidates) for text in strings]
+        texts = [paths.encode(text) for strings in (argv, environ, candidates) for text in strings]
         counts = len(argv), len(environ), len(candidates)
         data = bytes(self._data) + bytes(-len(self._data) % 8)
         head = _HEAD.pack(len(steps), len(data), len(code), flags, report.number, *counts)
@@ -136,8 +138,8 @@ _opened = -1
 
 def in_memory(text: bytes) -> int:
     """A program where other processes can map it: a memfd."""
-    memory = os.memfd_create("ketch-program", os.MFD_CLOEXEC)
-    os.write(memory, text)
+    memory = posix.memfd_create("ketch-program", posix.MFD_CLOEXEC)
+    posix.write(memory, text)
     return memory
 
 
@@ -151,21 +153,21 @@ class Told:
 
     def __init__(self) -> None:
         self.memory = in_memory(b"")
-        self.ready, self._word = os.pipe2(os.O_CLOEXEC)
+        self.ready, self._word = posix.pipe2(posix.O_CLOEXEC)
 
     def tell(self, text: bytes) -> None:
         """This is the program."""
-        os.write(self.memory, text)
+        posix.write(self.memory, text)
         self.go_on()
 
     def go_on(self) -> None:
         """The next word it waits for."""
-        os.write(self._word, WORD)
+        posix.write(self._word, WORD)
 
     def close(self) -> None:
         """Who still waits for a word ends."""
         for fd in (self.memory, self.ready, self._word):
-            os.close(fd)
+            posix.close(fd)
 
 
 class Birth:
@@ -174,20 +176,20 @@ class Birth:
     __slots__ = ("_born", "_pid")
 
     def __init__(self, act: int, memory: int, given: "Sequence[int]", ready: int = 0) -> None:
-        self._born, end = os.pipe2(os.O_CLOEXEC)
+        self._born, end = posix.pipe2(posix.O_CLOEXEC)
         descriptors = [end, memory, ready, *given]
         self._pid = lib.k_act(act, descriptors, len(descriptors))
-        os.close(end)
+        posix.close(end)
         if self._pid < 0:
             self.close()
             syscalls.fail(self._pid, "clone")
 
     def born(self) -> int:
         """Wait for the child; its pid."""
-        said = os.read(self._born, 4)
+        said = posix.read(self._born, 4)
         self.close()
         try:
-            os.waitpid(self._pid, 0)
+            posix.waitpid(self._pid, 0)
         except ChildProcessError:
             pass  # the loop of a keeper was quicker
         if not said:
@@ -196,7 +198,7 @@ class Birth:
 
     def close(self) -> None:
         """Its birth is not waited for."""
-        os.close(self._born)
+        posix.close(self._born)
 
 
 def run(act: int, memory: int, given: "Sequence[int]") -> int:
@@ -214,4 +216,4 @@ def failure(report: bytes) -> str:
     if len(report) < _FAILED.size:
         return "died"
     step, number = _FAILED.unpack(report[: _FAILED.size])
-    return f"step {step}: {os.strerror(number)}"
+    return f"step {step}: {posix.strerror(number)}"

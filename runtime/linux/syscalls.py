@@ -2,8 +2,9 @@
 """One function per system call that Python lacks; a failure is a KernelError that keeps call and arguments."""
 
 import errno
-import os
+import posix
 
+from runtime.linux import paths
 from runtime.linux._core import ffi, lib
 from runtime.linux.kernel_error import KernelError as KernelError
 from runtime.linux.kernel_error import fail as fail
@@ -18,7 +19,7 @@ AT_FDCWD: int = lib.AT_FDCWD
 
 
 def _text(value: "str | bytes | None") -> "Any":
-    return NULL if value is None else os.fsencode(value)
+    return NULL if value is None else paths.encode(value)
 
 
 # --- mounts ---
@@ -26,21 +27,21 @@ def _text(value: "str | bytes | None") -> "Any":
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
     """mount(2): the old interface; for remounts, propagation, and file systems that know no fsopen."""
-    result = lib.k_mount(_text(source), os.fsencode(target), _text(kind), flags, _text(data))
+    result = lib.k_mount(_text(source), paths.encode(target), _text(kind), flags, _text(data))
     if result < 0:
         fail(result, "mount", source, target, kind, flags, data)
 
 
 def umount(target: str, flags: int = 0) -> None:
     """umount2(2)."""
-    result = lib.k_umount2(os.fsencode(target), flags)
+    result = lib.k_umount2(paths.encode(target), flags)
     if result < 0:
         fail(result, "umount2", target, flags)
 
 
 def open_tree(path: str, flags: int, dirfd: int = AT_FDCWD) -> int:
     """A descriptor of the mount at path; with OPEN_TREE_CLONE of a detached copy. Closes on exec."""
-    result = lib.k_open_tree(dirfd, os.fsencode(path), flags | lib.OPEN_TREE_CLOEXEC)
+    result = lib.k_open_tree(dirfd, paths.encode(path), flags | lib.OPEN_TREE_CLOEXEC)
     if result < 0:
         fail(result, "open_tree", path)
     return result
@@ -50,7 +51,7 @@ def move_mount(tree: int, target: str, target_fd: int = AT_FDCWD, flags: int | N
     """Attach the detached tree at target; an empty target means the descriptor target_fd itself."""
     if flags is None:
         flags = lib.MOVE_MOUNT_F_EMPTY_PATH | (0 if target else lib.MOVE_MOUNT_T_EMPTY_PATH)
-    result = lib.k_move_mount(tree, b"", target_fd, os.fsencode(target), flags)
+    result = lib.k_move_mount(tree, b"", target_fd, paths.encode(target), flags)
     if result < 0:
         fail(result, "move_mount", tree, target or target_fd)
 
@@ -67,14 +68,14 @@ def mount_setattr(
 ) -> None:
     """Change the attributes of the mount that fd (and path beneath it) names."""
     flags = (lib.AT_RECURSIVE if recursive else 0) | (0 if path else lib.AT_EMPTY_PATH)
-    result = lib.k_mount_setattr(fd, os.fsencode(path), flags, set_, clear, propagation, userns)
+    result = lib.k_mount_setattr(fd, paths.encode(path), flags, set_, clear, propagation, userns)
     if result < 0:
         fail(result, "mount_setattr", path or fd, f"set {set_:#x}", f"clear {clear:#x}")
 
 
 def fsopen(kind: str) -> int:
     """A context in which a file system of this kind is configured."""
-    result = lib.k_fsopen(os.fsencode(kind), lib.FSOPEN_CLOEXEC)
+    result = lib.k_fsopen(paths.encode(kind), lib.FSOPEN_CLOEXEC)
     if result < 0:
         fail(result, "fsopen", kind)
     return result
@@ -83,7 +84,7 @@ def fsopen(kind: str) -> int:
 def fspick(path: str, dirfd: int = AT_FDCWD) -> int:
     """A context in which the file system mounted at path is reconfigured."""
     flags = lib.FSPICK_CLOEXEC | (0 if path else lib.FSPICK_EMPTY_PATH)
-    result = lib.k_fspick(dirfd, os.fsencode(path), flags)
+    result = lib.k_fspick(dirfd, paths.encode(path), flags)
     if result < 0:
         fail(result, "fspick", path or dirfd)
     return result
@@ -91,21 +92,21 @@ def fspick(path: str, dirfd: int = AT_FDCWD) -> int:
 
 def fsconfig_string(fd: int, key: str, value: str) -> None:
     """Set one option with a value."""
-    result = lib.k_fsconfig(fd, lib.FSCONFIG_SET_STRING, os.fsencode(key), os.fsencode(value), 0)
+    result = lib.k_fsconfig(fd, lib.FSCONFIG_SET_STRING, paths.encode(key), paths.encode(value), 0)
     if result < 0:
         fail(result, "fsconfig", key, value)
 
 
 def fsconfig_flag(fd: int, key: str) -> None:
     """Set one option without a value."""
-    result = lib.k_fsconfig(fd, lib.FSCONFIG_SET_FLAG, os.fsencode(key), NULL, 0)
+    result = lib.k_fsconfig(fd, lib.FSCONFIG_SET_FLAG, paths.encode(key), NULL, 0)
     if result < 0:
         fail(result, "fsconfig", key)
 
 
 def fsconfig_fd(fd: int, key: str, value: int) -> None:
     """Set one option whose value is a descriptor (overlay layers, from Linux 6.13)."""
-    result = lib.k_fsconfig(fd, lib.FSCONFIG_SET_FD, os.fsencode(key), NULL, value)
+    result = lib.k_fsconfig(fd, lib.FSCONFIG_SET_FD, paths.encode(key), NULL, value)
     if result < 0:
         fail(result, "fsconfig", key, value)
 
@@ -141,7 +142,7 @@ def syncfs(fd: int) -> None:
 
 def pivot_root(new_root: str, put_old: str) -> None:
     """Make new_root the root of this mount namespace; see pivot_root(2)."""
-    result = lib.k_pivot_root(os.fsencode(new_root), os.fsencode(put_old))
+    result = lib.k_pivot_root(paths.encode(new_root), paths.encode(put_old))
     if result < 0:
         fail(result, "pivot_root", new_root, put_old)
 
@@ -180,9 +181,9 @@ def clone3(flags: int, *, exit_signal: int = 17, cgroup_fd: int = -1) -> int:
 
 def openat2(dirfd: int, path: str, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
     """Open path beneath dirfd by the rules in resolve. Closes on exec."""
-    name = os.fsencode(path)
+    name = paths.encode(path)
     while True:
-        result = lib.k_openat2(dirfd, name, flags | os.O_CLOEXEC, mode, resolve)
+        result = lib.k_openat2(dirfd, name, flags | posix.O_CLOEXEC, mode, resolve)
         # EAGAIN: a rename raced with the walk beneath the root; the kernel asks to try again.
         if result != -errno.EAGAIN and result != -errno.EINTR:
             break
@@ -200,7 +201,7 @@ def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
 
 def string_array(strings: "Sequence[str | bytes]") -> "tuple[Any, list[Any]]":
     """A char*[] for exec and the memory that it points to, which must live as long."""
-    kept = [ffi.new("char[]", os.fsencode(text)) for text in strings]
+    kept = [ffi.new("char[]", paths.encode(text)) for text in strings]
     return ffi.new("char *[]", [*kept, NULL]), kept
 
 
@@ -213,7 +214,7 @@ def execveat(fd: int, path: str, argv: "Sequence[str]", environ: "Sequence[str]"
     """Become the program at path beneath fd; an empty path means the file fd itself."""
     arguments, kept_arguments = string_array(argv)
     variables, kept_variables = string_array(environ)
-    result = lib.k_execveat(fd, os.fsencode(path), arguments, variables, 0 if path else lib.AT_EMPTY_PATH)
+    result = lib.k_execveat(fd, paths.encode(path), arguments, variables, 0 if path else lib.AT_EMPTY_PATH)
     del kept_arguments, kept_variables
     fail(result, "execveat", path or fd)
 
@@ -312,7 +313,7 @@ def personality(persona: int) -> None:
 
 def sethostname(name: str) -> None:
     """The host name of our UTS namespace."""
-    data = os.fsencode(name)
+    data = paths.encode(name)
     result = lib.k_sethostname(data, len(data))
     if result < 0:
         fail(result, "sethostname", name)
@@ -320,7 +321,7 @@ def sethostname(name: str) -> None:
 
 def setdomainname(name: str) -> None:
     """The NIS domain name of our UTS namespace."""
-    data = os.fsencode(name)
+    data = paths.encode(name)
     result = lib.k_setdomainname(data, len(data))
     if result < 0:
         fail(result, "setdomainname", name)
@@ -398,7 +399,7 @@ def statmount(mount_id: int) -> tuple[str, str]:
     data = bytes(ffi.buffer(buffer))
     # struct statmount: the strings begin at 512, the offsets of these two among them are at 36 and 108.
     kind, point = (512 + int.from_bytes(data[at : at + 4], "little") for at in (36, 108))
-    return data[kind : data.index(b"\0", kind)].decode(), os.fsdecode(data[point : data.index(b"\0", point)])
+    return data[kind : data.index(b"\0", kind)].decode(), paths.decode(data[point : data.index(b"\0", point)])
 
 
 # --- bpf ---

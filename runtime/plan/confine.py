@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import os
+import posix
 
-from runtime.linux import capabilities, syscalls
+from runtime.linux import capabilities, paths, syscalls
 from runtime.linux._core import lib
 from runtime.linux.frozen import Frozen
 from runtime.linux.steps import Step
@@ -100,12 +100,12 @@ class Groups(Step):
     def apply(self, context: Context) -> None:
         if not self.keep:
             try:
-                os.setgroups(list(self.additional))
+                posix.setgroups(list(self.additional))
             except PermissionError:
                 # "deny" in /proc/self/setgroups: a user namespace made without privilege may drop no group.
                 if self.additional or not context.userns:
                     raise
-        os.setresgid(self.gid, self.gid, self.gid)
+        posix.setresgid(self.gid, self.gid, self.gid)
 
 
 class Confine(Step):
@@ -128,7 +128,7 @@ class Confine(Step):
         # process is given.
         capabilities.limit_bounding(sets.bounding)
         syscalls.prctl(lib.PR_SET_KEEPCAPS, 1)
-        os.setresuid(self.uid, self.uid, self.uid)
+        posix.setresuid(self.uid, self.uid, self.uid)
         # Without no_new_privs, loading a filter needs CAP_SYS_ADMIN; execve drops it, being neither in the bounding nor
         # in the ambient set.
         spare = CAP_SYS_ADMIN if self.keep_for_seccomp else 0
@@ -162,10 +162,10 @@ class WorkingDirectory(Step):
 
     def apply(self, context: Context) -> None:  # noqa: ARG002
         try:
-            os.chdir(self.path)
+            posix.chdir(self.path)
         except FileNotFoundError:
-            os.makedirs(self.path, 0o755, exist_ok=True)
-            os.chdir(self.path)
+            paths.make_directories(self.path, 0o755)
+            posix.chdir(self.path)
         except PermissionError:
             # A directory that only the container's user may enter (NFS with root_squash): tried again as that user.
             return
@@ -175,7 +175,7 @@ class WorkingDirectory(Step):
 def verify_working_directory() -> None:
     """A descriptor of the host leaked to us could make cwd lie outside the root: getcwd cannot name it then."""
     try:
-        here = os.getcwd()
+        here = posix.getcwd()
     except FileNotFoundError:
         here = "(unreachable)"
     if not here.startswith("/"):
@@ -194,7 +194,7 @@ class Umask(Step):
         return f"set umask {self.mask:04o}"
 
     def apply(self, context: Context) -> None:  # noqa: ARG002
-        os.umask(self.mask)
+        posix.umask(self.mask)
 
 
 def plan_confinement(

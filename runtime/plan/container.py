@@ -8,9 +8,8 @@ both.
 
 from __future__ import annotations
 
-import os
-
 from runtime.linux import namespaces as linux_namespaces
+from runtime.linux import paths
 from runtime.linux.frozen import Frozen
 from runtime.linux.steps import Step
 from runtime.plan import confine, device_filter, identity, limits
@@ -163,7 +162,7 @@ def build(
     root_path = config.root.path if config.root.path.startswith("/") else f"{bundle}/{config.root.path}"
     _check_combinations(config, spaces, userns=userns, options=options)
     bind = userns or host.rootless
-    root = plan_root(config, os.path.normpath(root_path), bind_devices=bind, no_pivot=options.no_pivot)
+    root = plan_root(config, paths.normal(root_path), bind_devices=bind, no_pivot=options.no_pivot)
     view = mount_plan.CgroupView(cgroup_paths, v2=host.cgroup_v2, namespace=spaces.new_cgroup)
     mappings = (linux.uid_mappings, linux.gid_mappings)
     label, label_warnings = _mount_label(linux)
@@ -179,7 +178,7 @@ def build(
     return Plan(
         id=container_id,
         bundle=bundle,
-        root_path=os.path.normpath(root_path),
+        root_path=paths.normal(root_path),
         config=config,
         options=options,
         namespaces=spaces,

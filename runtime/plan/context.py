@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the steps of a plan leave for those after them: descriptors of the root, of procfs, of trees opened early."""
 
-import os
-import stat
+import _stat as stat  # stat is Python around it
+import posix
 
 from runtime.linux import beneath, mounts, syscalls
 from runtime.linux._core import lib
@@ -35,7 +35,7 @@ class Cover:
         if self.used:
             return mounts.clone("", recursive=False, dirfd=self.tree.fd)
         self.used = True
-        return mounts.Tree(os.dup(self.tree.fd))
+        return mounts.Tree(posix.dup(self.tree.fd))
 
 
 class Context:
@@ -84,9 +84,9 @@ class Context:
         """Hold the host's /dev/null, checked to be what its name says, for masks."""
         # A copy: in a mount namespace made after this, the kernel refuses to copy the host's own mount.
         fd = syscalls.open_tree("/dev/null", lib.OPEN_TREE_CLONE | lib.AT_SYMLINK_NOFOLLOW)
-        facts = os.fstat(fd)
-        if not stat.S_ISCHR(facts.st_mode) or facts.st_rdev != os.makedev(1, 3):
-            os.close(fd)
+        facts = posix.fstat(fd)
+        if not stat.S_ISCHR(facts.st_mode) or facts.st_rdev != posix.makedev(1, 3):
+            posix.close(fd)
             raise ValueError("/dev/null of the host is not the null device")
         # The copy would be a peer of the host's /dev, if that is shared.
         syscalls.mount_setattr(fd, set_=lib.MOUNT_ATTR_RDONLY, propagation=lib.MS_PRIVATE)
@@ -112,16 +112,16 @@ class Context:
 
     def write_proc(self, path: str, value: str) -> None:
         """Write a file of the private procfs."""
-        flags = os.O_WRONLY
+        flags = posix.O_WRONLY
         fd = syscalls.openat2(
             self.open_proc(), path, flags, resolve=lib.RESOLVE_BENEATH | lib.RESOLVE_NO_SYMLINKS | lib.RESOLVE_NO_XDEV
         )
         try:
-            os.write(fd, value.encode())
+            posix.write(fd, value.encode())
         except OSError as error:
             raise syscalls.KernelError(error.errno or 0, "write", (f"/proc/{path}", value)) from None
         finally:
-            os.close(fd)
+            posix.close(fd)
 
 
 def private_procfs() -> int:
@@ -129,9 +129,9 @@ def private_procfs() -> int:
     try:
         return mounts.make("proc").fd
     except syscalls.KernelError:
-        fd = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        if syscalls.filesystem_type(fd) != lib.PROC_SUPER_MAGIC or os.fstat(fd).st_ino != 1:
-            os.close(fd)
+        fd = posix.open("/proc", posix.O_PATH | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC)
+        if syscalls.filesystem_type(fd) != lib.PROC_SUPER_MAGIC or posix.fstat(fd).st_ino != 1:
+            posix.close(fd)
             raise
         return fd
 

@@ -7,11 +7,11 @@ again with them, and they find the words.
 
 from __future__ import annotations
 
+import _struct as struct  # struct is Python around it, one more file to find
 import errno
-import os
-import struct
+import posix
 
-from runtime.linux import capabilities, syscalls
+from runtime.linux import capabilities, paths, syscalls
 from runtime.linux._core import lib
 from runtime.plan import confine, identity
 from runtime.spec.parse import RLIMITS
@@ -97,7 +97,7 @@ def _working_directory(builder: Builder, path: str) -> None:
     builder.call(lib.ACT_INSIDE)
     entered = builder.always()
     builder.skip_to_here(refused)
-    builder.call(lib.ACT_INSIDE, os.path.normpath(path))
+    builder.call(lib.ACT_INSIDE, paths.normal(path))
     builder.skip_to_here(entered)
 
 
@@ -111,7 +111,7 @@ def _label(builder: Builder, step: confine.Label, proc: Slot | None) -> None:
         call(lib.SYS_fsmount, context, lib.FSMOUNT_CLOEXEC, 0, into=proc)
         builder.close(context)
     file = builder.slot()
-    data = struct.pack("=QQQ", os.O_WRONLY | os.O_CLOEXEC, 0, lib.RESOLVE_BENEATH | lib.RESOLVE_NO_XDEV)
+    data = struct.pack("=QQQ", posix.O_WRONLY | posix.O_CLOEXEC, 0, lib.RESOLVE_BENEATH | lib.RESOLVE_NO_XDEV)
     if step.kind == "AppArmor":
         text = f"exec {step.label}".encode()
         own = "self/attr/apparmor/exec"
@@ -180,7 +180,7 @@ def candidates(process: Process, default_path: str) -> list[str]:
 def own_stdio(builder: Builder, uid: int) -> None:
     """Pipes of ours become the user's."""
     if uid:
-        builder.call(lib.ACT_OWN_STDIO, uid, os.makedev(1, 3))
+        builder.call(lib.ACT_OWN_STDIO, uid, posix.makedev(1, 3))
 
 
 def last_steps(builder: Builder, preserve_fds: int = 0) -> None:

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import _stat as stat  # stat is Python around it
+import _struct as struct  # struct is Python around it, one more file to find
 import errno
-import os
-import stat
-import struct
+import posix
 
-from runtime.linux import beneath
+from runtime.linux import beneath, paths
 from runtime.linux._core import lib
 from runtime.linux.syscalls import AT_FDCWD
 from runtime.plan import identity, mount_options, mounts, rootfs
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from runtime.plan.container import Plan
 
 SIMPLE = ("proc", "sysfs", "tmpfs", "devpts", "mqueue")
-PATH = os.O_PATH | os.O_CLOEXEC
-DIRECTORY = PATH | os.O_DIRECTORY
+PATH = posix.O_PATH | posix.O_CLOEXEC
+DIRECTORY = PATH | posix.O_DIRECTORY
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = lib.AT_EMPTY_PATH, lib.AT_SYMLINK_NOFOLLOW
 
 
 def how(flags: int, resolve: int = beneath.IN_ROOT) -> bytes:
     """struct open_how."""
-    return struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    return struct.pack("=QQQ", flags | posix.O_CLOEXEC, 0, resolve)
 
 
 class RootBuilder:
@@ -53,7 +53,7 @@ class RootBuilder:
         if self._plan.masks:
             flags = lib.OPEN_TREE_CLONE | AT_SYMLINK_NOFOLLOW | lib.OPEN_TREE_CLOEXEC
             call(lib.SYS_open_tree, AT_FDCWD, "/dev/null", flags, into=self._null)
-            call(lib.ACT_EXPECT, self._null, 0o170000, stat.S_IFCHR, os.makedev(1, 3), errno.EINVAL)
+            call(lib.ACT_EXPECT, self._null, 0o170000, stat.S_IFCHR, posix.makedev(1, 3), errno.EINVAL)
             self._attributes(self._null, set_=lib.MOUNT_ATTR_RDONLY, propagation=lib.MS_PRIVATE)
         self._clone(self.root, self._plan.bind_root.path, lib.AT_RECURSIVE)
         call(lib.ACT_DIRECTORY, self.root)
@@ -128,7 +128,7 @@ class RootBuilder:
             raise NotFlat(step.describe())
         if step.kind in ("proc", "sysfs"):
             # Through a symlink the container could choose where masks would go.
-            flags = PATH | os.O_NOFOLLOW
+            flags = PATH | posix.O_NOFOLLOW
             name = step.destination.lstrip("/")
             there = self._builder.call(lib.SYS_openat, self.root, name, flags, into=self._target, bear=(errno.ENOENT,))
             self._builder.call(lib.ACT_DIRECTORY, self._target)
@@ -233,7 +233,7 @@ class RootBuilder:
         here = ""  # the directory that is open in the target slot
         for step in steps:
             if isinstance(step, rootfs.DeviceNode):
-                parent, name = os.path.split(os.path.normpath(step.device.path))
+                parent, name = paths.split(paths.normal(step.device.path))
                 here = self._stand_in(parent, here)
                 self._node(step, name)
             elif isinstance(step, rootfs.DeviceLinks):
@@ -258,17 +258,17 @@ class RootBuilder:
             raise NotFlat(step.describe())
         mode = 0o666 if device.mode is None else device.mode & 0o7777
         kind = rootfs.KINDS[device.kind]
-        number = 0 if device.kind == "p" else os.makedev(device.major, device.minor)
+        number = 0 if device.kind == "p" else posix.makedev(device.major, device.minor)
         call(lib.SYS_mknodat, self._target, name, kind | mode, number, bear=(errno.EEXIST,))
         # An image may have put a symlink or another node there: to chown through it would reach the host's.
-        call(lib.SYS_openat, self._target, name, PATH | os.O_NOFOLLOW, into=self._parent)
+        call(lib.SYS_openat, self._target, name, PATH | posix.O_NOFOLLOW, into=self._parent)
         call(lib.ACT_EXPECT, self._parent, 0o170000, kind, number, errno.EEXIST)
         call(lib.SYS_fchownat, self._parent, "", device.uid, device.gid, AT_EMPTY_PATH)
         self._builder.close(self._parent)
 
     def _links(self) -> None:
         for target, path in rootfs.LINKS:
-            name = os.path.basename(path)
+            name = path.rpartition("/")[2]
             if name == "ptmx":
                 self._builder.call(lib.SYS_unlinkat, self._target, name, 0, bear=(errno.ENOENT,))
             self._builder.call(lib.SYS_symlinkat, target, self._target, name, bear=(errno.EEXIST,))
@@ -280,7 +280,7 @@ class RootBuilder:
         elif isinstance(step, identity.DomainName):
             call(lib.SYS_setdomainname, step.name, len(step.name.encode()))
         elif isinstance(step, identity.Sysctl):
-            data = how(os.O_WRONLY, lib.RESOLVE_BENEATH | lib.RESOLVE_NO_SYMLINKS | lib.RESOLVE_NO_XDEV)
+            data = how(posix.O_WRONLY, lib.RESOLVE_BENEATH | lib.RESOLVE_NO_SYMLINKS | lib.RESOLVE_NO_XDEV)
             path, value = "sys/" + identity.sysctl_path(step.key), step.value.encode()
             call(lib.SYS_openat2, self.proc, path, data, len(data), into=self._target)
             call(lib.SYS_write, self._target, value, len(value))

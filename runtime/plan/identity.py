@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-import os
+import posix
 
 from runtime.linux import syscalls
 from runtime.linux._core import lib
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from runtime.plan.context import Context
     from runtime.spec.model import Config, IOPriority, MemoryPolicy, Process, Rlimit, Scheduler
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+KEYRING_LABEL = "/proc/thread-self/attr/keycreate"
 
 
 class HostName(Step):
@@ -113,7 +116,7 @@ def _need(config: Config, kind: str, where: str) -> None:
         raise SpecError(where, f"needs a {names.get(kind, kind)} namespace of the container's own in linux.namespaces")
     if namespace.path:
         try:
-            same = os.stat(namespace.path).st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino
+            same = posix.stat(namespace.path).st_ino == posix.stat(f"/proc/self/ns/{kind}").st_ino
         except OSError:
             return
         if same:
@@ -260,7 +263,7 @@ class SetAffinity(Step):
         return f"run on CPUs {self.cpus} (affinity: {mask:#x})"
 
     def apply(self, context: Context) -> None:  # noqa: ARG002
-        os.sched_setaffinity(0, cpu_numbers(self.cpus))
+        posix.sched_setaffinity(0, cpu_numbers(self.cpus))
 
 
 class OOMScore(Step):
@@ -275,7 +278,7 @@ class OOMScore(Step):
         return f"set oom_score_adj to {self.score}"
 
     def apply(self, context: Context) -> None:
-        path = f"{os.getpid()}/oom_score_adj"
+        path = f"{posix.getpid()}/oom_score_adj"
         try:
             context.write_proc(path, str(self.score))
         except OSError as error:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import os
-import stat
+import _stat as stat  # stat is Python around it
+import posix
 
-from runtime.linux import beneath, mounts, syscalls
+from runtime.linux import beneath, mounts, paths, syscalls
 from runtime.linux._core import lib
 from runtime.linux.steps import Step
 from runtime.plan import mount_options
@@ -62,7 +62,7 @@ def plan_mounts(
 
 def _systemd_v1(step: MountStep, destination: str) -> MountStep:
     """For a systemd inside that is too old for cgroup2: the one v1 hierarchy that it needs, without controllers."""
-    if step.destination != os.path.normpath(destination):
+    if step.destination != paths.normal(destination):
         return step
     return NamedHierarchyMount(step.destination, step.options)
 
@@ -80,7 +80,7 @@ class CgroupView:
 
 def _plan_one(entry: Mount, bundle: str, cgroup: CgroupView, label: MountLabel, mappings: UserMappings) -> MountStep:
     options = mount_options.read(entry.options)
-    destination = os.path.normpath("/" + entry.destination.lstrip("/"))  # normpath would keep two slashes
+    destination = paths.normal("/" + entry.destination.lstrip("/"))
     _check_destination(entry, destination, bind=options.bind or entry.kind == "bind")
     if options.bind or entry.kind == "bind":
         if not entry.source:
@@ -187,10 +187,10 @@ class MountStep(Step):
 
     def _become_root(self, context: Context, tree: mounts.Tree) -> None:
         """Over the root, and the root from now on: an id-mapped one, or a throw-away layer over a read-only one."""
-        if not stat.S_ISDIR(os.fstat(tree.fd).st_mode):
+        if not stat.S_ISDIR(posix.fstat(tree.fd).st_mode):
             raise ValueError("what is mounted on / is not a directory")
         tree.attach("", context.root)
-        os.dup2(tree.fd, context.root, inheritable=False)
+        posix.dup2(tree.fd, context.root, inheritable=False)
 
     def _attach_beneath(self, context: Context, tree: mounts.Tree, *, directory: bool) -> None:
         target = self._target(context, directory=directory)
@@ -198,18 +198,18 @@ class MountStep(Step):
             _refuse_proc(target, self.destination, tree)
             tree.attach("", target)
         finally:
-            os.close(target)
+            posix.close(target)
 
     def _target(self, context: Context, *, directory: bool) -> int:
         if self.options.target_nofollow:
-            parent, name = os.path.split(self.destination)
+            parent, name = paths.split(self.destination)
             here = beneath.make_directories(context.root, parent)
             try:
-                return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+                return posix.open(name, posix.O_PATH | posix.O_NOFOLLOW | posix.O_CLOEXEC, dir_fd=here)
             except FileNotFoundError:
                 pass
             finally:
-                os.close(here)
+                posix.close(here)
         return target_in_root(context, self.destination, directory=directory)
 
     def _words(self) -> str:
@@ -274,7 +274,7 @@ class BindMount(MountStep):
         if self not in context.trees:
             self.prepare(context)
         tree = context.trees.pop(self)
-        kind = os.fstat(tree.fd).st_mode
+        kind = posix.fstat(tree.fd).st_mode
         options = self.options
         if stat.S_ISLNK(kind) and options.copy_symlink:
             self._copy_symlink(context, tree)
@@ -294,16 +294,16 @@ class BindMount(MountStep):
         tree.close()
 
     def _copy_symlink(self, context: Context, tree: mounts.Tree) -> None:
-        target = os.readlink("", dir_fd=tree.fd)
-        parent, name = os.path.split(self.destination)
+        target = posix.readlink("", dir_fd=tree.fd)
+        parent, name = paths.split(self.destination)
         here = beneath.make_directories(context.root, parent)
         try:
-            os.symlink(target, name, dir_fd=here)
+            posix.symlink(target, name, dir_fd=here)
         except FileExistsError:
-            if os.readlink(name, dir_fd=here) != target:
+            if posix.readlink(name, dir_fd=here) != target:
                 raise
         finally:
-            os.close(here)
+            posix.close(here)
             tree.close()
 
 
@@ -340,7 +340,7 @@ class FilesystemMount(MountStep):
             from runtime.linux import copy_up
 
             copy_up.copy(before, tree.fd)
-            os.close(before)
+            posix.close(before)
         self._set_late(tree)
         self._attach(context, tree, directory=True)
         tree.close()
@@ -349,7 +349,7 @@ class FilesystemMount(MountStep):
         """/proc and /sys must be directories: through a symlink the container could choose where masks would go."""
         name = self.destination.lstrip("/")
         try:
-            mode = os.stat(name, dir_fd=context.root, follow_symlinks=False).st_mode
+            mode = posix.stat(name, dir_fd=context.root, follow_symlinks=False).st_mode
         except FileNotFoundError:
             return
         if not stat.S_ISDIR(mode):
@@ -384,7 +384,7 @@ class FilesystemMount(MountStep):
 
     def _open_old(self, context: Context) -> int:
         try:
-            return beneath.open_in_root(context.root, self.destination, os.O_RDONLY | os.O_DIRECTORY)
+            return beneath.open_in_root(context.root, self.destination, posix.O_RDONLY | posix.O_DIRECTORY)
         except OSError:
             return -1
 
@@ -407,7 +407,7 @@ class FilesystemMount(MountStep):
         try:
             syscalls.mount(self.source or self.kind, f"/proc/self/fd/{target}", self.kind, flags, data)
         finally:
-            os.close(target)
+            posix.close(target)
 
 
 class NamedHierarchyMount(MountStep):
@@ -423,7 +423,7 @@ class NamedHierarchyMount(MountStep):
         attributes = self.options.set_ & ~lib.MOUNT_ATTR_RDONLY
         with mounts.make("tmpfs", [("size", "1024k"), ("mode", "755")], attributes=attributes, source="tmpfs") as top:
             self._attach(context, top, directory=True)
-            os.mkdir("systemd", 0o755, dir_fd=top.fd)
+            posix.mkdir("systemd", 0o755, dir_fd=top.fd)
             options: list[tuple[str, str | None]] = [("none", None), ("name", "systemd"), ("xattr", None)]
             with mounts.make("cgroup", options, attributes=self.options.set_, source="cgroup") as hierarchy:
                 hierarchy.attach("systemd", top.fd)
@@ -473,7 +473,7 @@ class CgroupMount(MountStep):
         self._attach(context, top, directory=True)
         for name, _ in self._shown():
             tree = self._one(context, name, name)
-            os.mkdir(name, 0o755, dir_fd=top.fd)
+            posix.mkdir(name, 0o755, dir_fd=top.fd)
             tree.attach(name, top.fd)
             tree.close()
         if self.options.set_ & lib.MOUNT_ATTR_RDONLY:

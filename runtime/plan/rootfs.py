@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import os
-import stat
+import _stat as stat  # stat is Python around it
+import posix
 
-from runtime.linux import beneath, mounts, syscalls
+from runtime.linux import beneath, mounts, paths, syscalls
 from runtime.linux._core import lib
 from runtime.linux.frozen import Frozen
 from runtime.linux.steps import Step
@@ -37,6 +37,7 @@ LINKS = (
     ("/proc/self/fd/2", "/dev/stderr"),
     ("pts/ptmx", "/dev/ptmx"),
 )
+SEED_ROOT = "/root"  # where a seed namespace has room for a container's root
 KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
 
@@ -61,7 +62,7 @@ class BindRoot(Step):
         """Copy the tree while the host's mounts are in sight."""
         tree = mounts.clone(self.path, recursive=True)
         context.trees[self] = tree
-        if not stat.S_ISDIR(os.fstat(tree.fd).st_mode):
+        if not stat.S_ISDIR(posix.fstat(tree.fd).st_mode):
             raise syscalls.KernelError(20, "open_tree", (self.path,))
         context.shared_root = self.propagation in ("shared", "rshared")
         if not context.shared_root:
@@ -78,7 +79,7 @@ class BindRoot(Step):
             # pivot_root refuses a shared root or parent; the root becomes shared again after it.
             from runtime.linux import mountinfo
 
-            holder = mountinfo.holding(os.path.realpath(self.path))
+            holder = mountinfo.holding(paths.real(self.path))
             if holder is not None:
                 mounts.set_propagation(holder.point, lib.MS_PRIVATE, recursive=False)
         tree = context.trees.pop(self)
@@ -86,18 +87,18 @@ class BindRoot(Step):
         syscalls.mount_setattr(tree.fd, propagation=lib.MS_PRIVATE if private else lib.MS_SLAVE)
         target = self._place(context)
         tree.attach("", target)
-        os.close(target)
+        posix.close(target)
         context.root = tree.fd
 
     def _place(self, context: Context) -> int:
         """Over itself, where hooks look for it; over / where the ids of a user namespace may not walk to it."""
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        flags = posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC
         try:
-            return os.open(context.root_at or self.path, flags)
+            return posix.open(context.root_at or self.path, flags)
         except PermissionError:
             if not context.userns:
                 raise
-            return os.open("/", flags)
+            return posix.open("/", flags)
 
 
 class MakeDirectory(Step):
@@ -113,7 +114,7 @@ class MakeDirectory(Step):
 
     def apply(self, context: Context) -> None:
         try:
-            os.close(beneath.make_directories(context.root, self.path))
+            posix.close(beneath.make_directories(context.root, self.path))
         except OSError:
             pass  # on a mount that is read-only: found missing when the process enters it, with its own sentence
 
@@ -146,32 +147,32 @@ class DeviceNode(Step):
             target = beneath.make_file(context.root, device.path)
             with context.trees.pop(self) as tree:
                 tree.attach("", target)
-            os.close(target)
+            posix.close(target)
             return
-        parent, name = os.path.split(os.path.normpath(device.path))
+        parent, name = paths.split(paths.normal(device.path))
         directory = beneath.make_directories(context.root, parent)
         try:
             self._make(directory, name)
         finally:
-            os.close(directory)
+            posix.close(directory)
 
     def _make(self, directory: int, name: str) -> None:
         device = self.device
         mode = 0o666 if device.mode is None else device.mode & 0o7777
         kind = KINDS[device.kind]
-        number = 0 if device.kind == "p" else os.makedev(device.major, device.minor)
+        number = 0 if device.kind == "p" else posix.makedev(device.major, device.minor)
         try:
-            os.mknod(name, kind | mode, number, dir_fd=directory)
+            posix.mknod(name, kind | mode, number, dir_fd=directory)
         except FileExistsError:
             pass
         except OSError as error:
             raise syscalls.KernelError(error.errno or 0, "mknod", (device.path,)) from None
-        facts = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        facts = posix.stat(name, dir_fd=directory, follow_symlinks=False)
         if stat.S_IFMT(facts.st_mode) != kind or facts.st_rdev != number:
             # An image may have put a symlink or another node there: to chown through it would reach the host's.
             raise ValueError(f"{device.path} in the root file system is something else")
         if (device.uid, device.gid) != (facts.st_uid, facts.st_gid):
-            os.chown(name, device.uid, device.gid, dir_fd=directory, follow_symlinks=False)
+            posix.chown(name, device.uid, device.gid, dir_fd=directory, follow_symlinks=False)
 
 
 class DeviceLinks(Step):
@@ -186,19 +187,19 @@ class DeviceLinks(Step):
         directory = beneath.make_directories(context.root, "/dev")
         try:
             for target, path in LINKS:
-                name = os.path.basename(path)
+                name = path.rpartition("/")[2]
                 if name == "ptmx":
                     self._unlink(directory, name)
                 try:
-                    os.symlink(target, name, dir_fd=directory)
+                    posix.symlink(target, name, dir_fd=directory)
                 except FileExistsError:
                     pass
         finally:
-            os.close(directory)
+            posix.close(directory)
 
     def _unlink(self, directory: int, name: str) -> None:
         try:
-            os.unlink(name, dir_fd=directory)
+            posix.unlink(name, dir_fd=directory)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -224,7 +225,7 @@ class MaskPath(Step):
                 return
             raise
         try:
-            if stat.S_ISDIR(os.fstat(target).st_mode):
+            if stat.S_ISDIR(posix.fstat(target).st_mode):
                 if context.masks is None:
                     context.masks = Cover(self._empty_directory())
                 cover = context.masks
@@ -234,7 +235,7 @@ class MaskPath(Step):
             with cover.another() as tree:
                 tree.attach("", target)
         finally:
-            os.close(target)
+            posix.close(target)
 
     def _empty_directory(self) -> mounts.Tree:
         options = [("mode", "755"), ("size", "0"), ("nr_inodes", "2")]
@@ -264,7 +265,7 @@ class ReadonlyPath(Step):
                 tree.set_attributes(set_=lib.MOUNT_ATTR_RDONLY)
                 tree.attach("", target)
         finally:
-            os.close(target)
+            posix.close(target)
 
 
 class ReadonlyRoot(Step):
@@ -293,21 +294,21 @@ class Pivot(Step):
         return how + (f", then make it {self.propagation}" if self.propagation else "")
 
     def apply(self, context: Context) -> None:
-        os.fchdir(context.root)
+        posix.fchdir(context.root)
         if self.no_pivot:
             self._move(context)
         else:
-            old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if context.shared_root else -1
+            old = posix.open("/", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC) if context.shared_root else -1
             syscalls.pivot_root(".", ".")
             if old >= 0:
                 # The old root's mounts are still peers of the host's: to unmount them here would unmount them there.
                 # "." would name the new root: mount(2), unlike umount2(2), does not look for what lies on top of it.
-                os.fchdir(old)
-                os.close(old)
+                posix.fchdir(old)
+                posix.close(old)
                 syscalls.mount(None, ".", None, lib.MS_SLAVE | lib.MS_REC)
             # The old root lies on top of the new one now: "." is it, and away it goes with all beneath.
             syscalls.umount(".", lib.MNT_DETACH)
-        os.chdir("/")
+        posix.chdir("/")
         if self.propagation:
             kind = mount_options.PROPAGATION[self.propagation]
             syscalls.mount(None, "/", None, kind)
@@ -320,8 +321,8 @@ class Pivot(Step):
                 syscalls.umount(f"/{entry}", lib.MNT_DETACH)
             except syscalls.KernelError:
                 pass
-        syscalls.mount(f"/proc/self/fd/{context.root}" if os.path.exists("/proc/self") else ".", "/", None, lib.MS_MOVE)
-        os.chroot(".")
+        syscalls.mount(f"/proc/self/fd/{context.root}" if paths.exists("/proc/self") else ".", "/", None, lib.MS_MOVE)
+        posix.chroot(".")
 
 
 class ChangeRoot(Step):
@@ -334,9 +335,9 @@ class ChangeRoot(Step):
         return "chroot into the root file system (there is no mount namespace)"
 
     def apply(self, context: Context) -> None:
-        os.fchdir(context.root)
-        os.chroot(".")
-        os.chdir("/")
+        posix.fchdir(context.root)
+        posix.chroot(".")
+        posix.chdir("/")
 
 
 class RootPlan(Frozen):
@@ -355,7 +356,7 @@ def plan_root(config: Config, path: str, *, bind_devices: bool, no_pivot: bool) 
     host_mounts = config.namespace("mnt") is None
     after: list[Step] = []
     if owns_dev(config):
-        listed = {os.path.normpath(device.path) for device in linux.devices}
+        listed = {paths.normal(device.path) for device in linux.devices}
         devices = [device for device in DEFAULT_DEVICES if device.path not in listed] + list(linux.devices)
         after += [DeviceNode(device, bind=bind_devices) for device in devices]
         after.append(DeviceLinks())
@@ -377,7 +378,7 @@ def plan_root(config: Config, path: str, *, bind_devices: bool, no_pivot: bool) 
 def owns_dev(config: Config) -> bool:
     """Whether /dev is the container's own; a bind mount of somebody else's is left as it is."""
     for mount in config.mounts:
-        if os.path.normpath("/" + mount.destination.lstrip("/")) == "/dev":
+        if paths.normal("/" + mount.destination.lstrip("/")) == "/dev":
             options = mount_options.read(mount.options)
             if options.bind or mount.kind == "bind":
                 return False

@@ -64,7 +64,10 @@ def _bundle(top: Path, *command: str) -> str:
 def test_run_and_exec_import_nothing_slow_and_fork_little(tmp_path: Path) -> None:
     asked = [instruments.command("ketch-runtime"), "--root", str(tmp_path / "state")]
     run = [*asked, "run", "--bundle", _bundle(tmp_path, "/bin/true"), "short"]
-    assert slow(instruments.modules_imported(run)) == []
+    found = instruments.modules_imported(run)
+    assert slow(found) == []
+    assert {"os", "struct", "runtime.create", "runtime.launch", "runtime.inside"} & {*found} == set()  # the long way
+    assert len(found) <= 56, found
     assert instruments.processes_forked(run) == 2  # act.c, and the init that it gives birth to
     subprocess.run([*asked, "run", "--detach", "--bundle", _bundle(tmp_path, "/bin/sleep", "1000"), "long"], check=True)
     try:

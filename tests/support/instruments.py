@@ -27,16 +27,29 @@ def command(name: str) -> str:
     return str(plugin if plugin.is_symlink() else TOP / ".venv/bin" / name)
 
 
+# Before the launcher's lines: at its end, each process tells what it has loaded. `-X importtime` would tell of searches
+# only, and what comes out of the cold image in one go is not searched for.
+_TELL = """
+import posix, sys
+def tell(code, known=frozenset(sys.modules), end=posix._exit):
+    posix.write(2, "".join(f"loaded: {name}\\n" for name in [*sys.modules] if name not in known).encode())
+    end(code)
+posix._exit = tell
+"""
+
+
 def modules_imported(
     arguments: list[str], *, stdin: bytes = b"", environment: Mapping[str, str] | None = None
 ) -> list[str]:
     """The modules that a command of ours imports, in order, beyond those of a Python that does nothing.
 
-    The command is started as its launcher starts it, with one more option that makes the interpreter tell.
+    The command is started as its launcher starts it.
     """
     site = next((TOP / ".venv/lib").glob("python3*/site-packages"))
-    launched = ["-c", launcher_code(), str(TOP), str(site), *arguments]
-    return [m for m in _told([INTERPRETER, "-I", "-S", *launched], stdin, environment) if m not in _bare()]
+    launched = [INTERPRETER, "-I", "-S", "-c", _TELL + launcher_code(), str(TOP), str(site), *arguments]
+    done = subprocess.run(launched, input=stdin, env=environment, capture_output=True, check=False)
+    told = [line for line in done.stderr.decode(errors="replace").splitlines() if line.startswith("loaded: ")]
+    return list(dict.fromkeys(line.removeprefix("loaded: ") for line in told))
 
 
 def system_calls(arguments: list[str]) -> dict[str, int]:
@@ -55,14 +68,3 @@ def launcher_code() -> str:
     literal = re.search(r'code\[\] =\s*((?:"(?:[^"\\]|\\.)*"\s*)+);', source)
     assert literal is not None, "launcher.c no longer holds its code as one literal"
     return "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', literal[1])).encode().decode("unicode_escape")
-
-
-def _bare() -> frozenset[str]:
-    return frozenset(_told([INTERPRETER, "-I", "-S", "-c", "pass"], b"", None))
-
-
-def _told(argv: list[str], stdin: bytes, environment: Mapping[str, str] | None) -> list[str]:
-    with_option = [argv[0], "-X", "importtime", *argv[1:]]
-    done = subprocess.run(with_option, input=stdin, env=environment, capture_output=True, check=False)
-    lines = done.stderr.decode(errors="replace").splitlines()
-    return [line.rsplit("|", 1)[1].strip() for line in lines if line.startswith("import time:")][1:]
