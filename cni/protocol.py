@@ -22,6 +22,7 @@ PLUGINS = (
     "bandwidth", "bridge", "dummy", "firewall", "host-device", "host-local", "ipvlan", "loopback",
     "macvlan", "portmap", "ptp", "sbr", "static", "tuning", "vlan",
 )  # fmt: skip
+_modules: "dict[str, ModuleType]" = {}
 VERBS = {"ADD": "add", "DEL": "delete", "CHECK": "check", "GC": "gc", "STATUS": "status"}
 
 
@@ -29,8 +30,9 @@ def plugin(name: str) -> "ModuleType | None":
     """The module of one of our plugins; None if it is not ours."""
     if name not in PLUGINS:
         return None
-    module: ModuleType = __import__(f"cni.plugins.{name.replace('-', '_')}", fromlist=["add"])
-    return module
+    if name not in _modules:
+        _modules[name] = __import__(f"cni.plugins.{name.replace('-', '_')}", fromlist=["add"])
+    return _modules[name]
 
 
 def dispatch(name: str, call: Call) -> "dict[str, Any] | None":

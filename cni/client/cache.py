@@ -7,7 +7,6 @@ import binascii
 import os
 
 from runtime.linux import durable, json_text
-from runtime.linux.quick_dataclasses import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,18 +16,31 @@ CACHE_DIRECTORY = "/var/lib/cni"
 _KIND = "cniCacheV1"
 
 
-@dataclass(frozen=True, slots=True)
 class Cached:
     """What an ADD was called with and what it answered."""
 
-    network: str
-    container_id: str
-    ifname: str
-    netns: str = ""
-    config: bytes = b""
-    args: tuple[tuple[str, str], ...] = ()
-    capability_args: dict[str, Any] | None = None
-    result: dict[str, Any] | None = None
+    __slots__ = ("args", "capability_args", "config", "container_id", "ifname", "netns", "network", "result")
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        container_id: str,
+        ifname: str,
+        netns: str,
+        config: bytes,
+        args: tuple[tuple[str, str], ...],
+        capability_args: dict[str, Any] | None,
+        result: dict[str, Any] | None,
+    ) -> None:
+        self.network = network
+        self.container_id = container_id
+        self.ifname = ifname
+        self.netns = netns
+        self.config = config
+        self.args = args
+        self.capability_args = capability_args
+        self.result = result
 
     def to_json(self) -> dict[str, Any]:
         answer: dict[str, Any] = {

@@ -156,7 +156,9 @@ class Store:
         return found
 
     def forget_release(self, address: str) -> None:
-        _unlink(f"{self._aside}/released/{address}")
+        path = f"{self._aside}/released/{address}"
+        if os.access(path, os.F_OK):
+            _unlink(path)
 
     def _note_release(self, address: str) -> None:
         path = f"{self._aside}/released/{address}"
@@ -172,6 +174,9 @@ class Store:
         """Every address that has a reservation, by whomever."""
         return [name for name in _listed(self.directory) if ("." in name or ":" in name) and _ADDRESS.issuperset(name)]
 
+    def is_taken(self, address: str) -> bool:
+        return os.access(f"{self.directory}/{address}", os.F_OK, follow_symlinks=False)
+
     def owner(self, address: str) -> str:
         """The attachment that a reservation names; only an id in the oldest format; nothing for an empty one."""
         try:
@@ -181,6 +186,8 @@ class Store:
         return words.replace("\r\n", ":", 1)
 
     def holder(self, key: str) -> Holder | None:
+        if not os.access(self._held(key), os.F_OK):
+            return None  # as in every ADD; to ask is cheaper than an exception
         try:
             raw: dict[str, Any] = json_text.loads(_read(self._held(key)))
             return Holder(key, raw["addresses"], raw["pod"], raw["boot"], raw["since"])

@@ -228,7 +228,7 @@ class _Taken:
     def __call__(self, address: str) -> bool:
         self._looks += 1
         if self._looks <= 8:
-            return os.path.lexists(f"{self._store.directory}/{address}")
+            return self._store.is_taken(address)
         if self._all is None:
             self._all = set(self._store.addresses())
         return address in self._all

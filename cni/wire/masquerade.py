@@ -14,6 +14,7 @@ NFTABLES, IPTABLES = "nftables", "iptables"
 _MULTICAST = {2: "224.0.0.0/4", 10: "ff00::/8"}
 _SETS = {2: "masq4", 10: "masq6"}
 _WORD = {2: "ip", 10: "ip6"}
+_known_policies: "dict[tuple[object, ...], Policy]" = {}  # of this process's networks
 
 
 class Masquerading:
@@ -32,6 +33,12 @@ class Masquerading:
 
     def policy(self, prefix: Prefix) -> Policy:
         """One chain for all pods of a subnet."""
+        key = (prefix.family, prefix.first, prefix.length, *self.exceptions)
+        if key not in _known_policies:
+            _known_policies[key] = self._policy(prefix)
+        return _known_policies[key]
+
+    def _policy(self, prefix: Prefix) -> Policy:
         word = _WORD[prefix.family]
         spared = [str(prefix.network), _MULTICAST[prefix.family]]
         spared += [str(p.network) for p in self.exceptions if p.family == prefix.family and p.network != prefix.network]
@@ -40,11 +47,9 @@ class Masquerading:
     def policies(self) -> list[Policy]:
         return [self.policy(prefix) for prefix in self.prefixes]
 
-    def entries(self, policies: "list[Policy] | None" = None) -> list[Entry]:
-        pairs = zip(self.prefixes, policies or self.policies(), strict=True)
+    def entries(self) -> list[Entry]:
         return [
-            Entry(INET, _SETS[prefix.family], packed(prefix.ip), self.comment, jump=policy.name)
-            for prefix, policy in pairs
+            Entry(INET, _SETS[p.family], packed(p.ip), self.comment, jump=self.policy(p).name) for p in self.prefixes
         ]
 
 
@@ -68,8 +73,7 @@ class Masquerade(Step):
 
             iptables.add_masquerade(self.what.network, self.what.container_id, self.what.prefixes, self.what.exceptions)
         else:
-            policies = self.what.policies()
-            rules.replace(context.nft, self.what.entries(policies), policies)
+            rules.replace(context.nft, self.what.entries(), self.what.policies())
 
 
 def remove(context: Wiring, what: Masquerading, backend: str | None) -> None:

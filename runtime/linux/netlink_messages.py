@@ -250,8 +250,7 @@ def dump_bridge_vlans() -> Request:
 # -- addresses ---------------------------------------------------------------------------------------------------------
 
 
-def _address_body(index: int, address: str, prefix: int, flags: int) -> bytes:
-    family, packed = packed_address(address)
+def _address_body(index: int, family: int, packed: bytes, prefix: int, flags: int) -> bytes:
     body = _IFADDR.pack(family, prefix, flags & 0xFF, 0, index)
     body += attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
     return body + u32(IFA_FLAGS, flags) if flags > 0xFF else body
@@ -263,7 +262,7 @@ def add_address(
     """Give a link an address. Without duplicate detection an IPv6 address is usable at once, not a second later."""
     family, packed = packed_address(address)
     flags = 0 if duplicate_detection or family == AF_INET else IFA_F_NODAD
-    body = _address_body(index, address, prefix, flags | (0 if prefix_route else IFA_F_NOPREFIXROUTE))
+    body = _address_body(index, family, packed, prefix, flags | (0 if prefix_route else IFA_F_NOPREFIXROUTE))
     if family == AF_INET and prefix < 31:
         host_bits = (1 << (32 - prefix)) - 1
         body += attribute(IFA_BROADCAST, (int.from_bytes(packed, "big") | host_bits).to_bytes(4, "big"))
@@ -273,7 +272,7 @@ def add_address(
 
 def delete_address(index: int, address: str, prefix: int) -> Request:
     what = (f"{address}/{prefix}", f"link {index}")
-    return Request("RTM_DELADDR", what, RTM_DELADDR, 0, _address_body(index, address, prefix, 0))
+    return Request("RTM_DELADDR", what, RTM_DELADDR, 0, _address_body(index, *packed_address(address), prefix, 0))
 
 
 def dump_addresses(index: int = 0, family: int = 0) -> Request:

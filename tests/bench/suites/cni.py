@@ -68,11 +68,12 @@ def commands(folder: str, networks: list[dict[str, Any]]) -> Callable[[], Iterat
 def in_process(work: Path, networks: list[dict[str, Any]]) -> Callable[[], Iterator[tuple[str, Cost]]]:
     """The same by a warm process, to the moment when its caller goes on; what a worker still does is not waited for."""
     options = Options(path="/nonexistent", cache_dir=str(work / "cache"))
+    lists = [{"cniVersion": conf["cniVersion"], "name": conf["name"], "plugins": [conf]} for conf in networks]
+    chains = {plugins["name"]: Network(parse(json.dumps(plugins).encode()), options) for plugins in lists}
 
     def one() -> Iterator[tuple[str, Cost]]:
         for conf, name in in_namespaces(networks):
-            plugins = {"cniVersion": conf["cniVersion"], "name": conf["name"], "plugins": [conf]}
-            chain = Network(parse(json.dumps(plugins).encode()), options)
+            chain = chains[conf["name"]]
             attachment = Attachment(name, f"/run/netns/{name}")
             for verb, act in (("ADD", chain.add), ("DEL", chain.delete)):
                 yield _step(verb, conf), timed(functools.partial(act, attachment))
