@@ -88,7 +88,7 @@ def _try_sysctl(key: str, value: str) -> None:
 
 def refuse_existing(inside: "Netlink", ifname: str, sandbox: str) -> None:
     """An ADD must not touch an interface that is there already."""
-    if inside.find_link(ifname) is not None:
+    if inside.has_link(ifname):
         raise CniError(CONFLICT, f"interface {ifname} in {sandbox} exists already", "DEL this attachment first")
 
 

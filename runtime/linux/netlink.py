@@ -13,7 +13,7 @@ import errno
 import fcntl
 import os
 import struct
-from _socket import AF_INET, AF_INET6, SOCK_CLOEXEC, SOCK_RAW, socket
+from _socket import AF_INET, AF_INET6, SO_BINDTODEVICE, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
 
 from . import netlink_messages as m
 from .kernel_error import KernelError
@@ -220,11 +220,19 @@ class Netlink(Socket):
         body = self.find(m.get_link(name=name), errno.ENODEV)
         return None if body is None else Link(body)
 
-    def index_of(self, name: str) -> int:
-        """The number of a link that is there. A tenth of link(): forty attributes are neither written nor read.
+    def has_link(self, name: str) -> bool:
+        """Whether somebody has that name. Binding a socket to a link looks the name up and takes no lock; a netlink
+        socket that is bound to one is as good as before. SIOCGIFINDEX would run modprobe for a name that nobody has."""
+        try:
+            self._socket.setsockopt(SOL_SOCKET, SO_BINDTODEVICE, name.encode())
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return False
+            raise KernelError(error.errno or 0, "SO_BINDTODEVICE", (name,)) from error
+        return True
 
-        Not for asking whether there is one: for a name that nobody has, the kernel runs modprobe (dev_load).
-        """
+    def index_of(self, name: str) -> int:
+        """The number of a link that is there. A tenth of link(): forty attributes are neither written nor read."""
         try:
             answer = fcntl.ioctl(self._socket, SIOCGIFINDEX, _IFREQ.pack(name.encode(), 0))
         except OSError as error:

@@ -74,6 +74,16 @@ def test_links_that_ip_made_are_read_as_ip_shows_them(net: Netlink) -> None:
     assert ours["one"].lower == ours["two"].index
 
 
+def test_a_link_is_known_by_its_name_and_number_alone(net: Netlink) -> None:
+    index = a_veth(net)
+    subprocess.run(["ip", "link", "property", "add", "dev", "left", "altname", "leftmost"], check=True)
+    assert (net.has_link("left"), net.has_link("leftmost"), net.has_link("nobody")) == (True, True, False)
+    assert net.index_of("left") == ip("link", "show", "left")[0]["ifindex"] == index
+    assert "right" in {link.name for link in net.links()}, "a socket that has asked is good for more"
+    with pytest.raises(KernelError, match="nobody"):
+        net.index_of("nobody")
+
+
 def test_addresses_and_routes_are_what_ip_shows(net: Netlink) -> None:
     link = a_veth(net)
     net.transact(m.link_up(link), m.link_up(net.link("right").index))
