@@ -55,7 +55,12 @@ class Load(threading.Thread):
                 time.sleep(0.05)  # ValueError: the channel was closed under us
 
     def cycle(self) -> None:
-        pod = self.cri.run_pod(f"load-{self.number}-{time.monotonic_ns()}")
+        labels = {"load": str(self.number)}
+        for left in self.cri.call("ListPodSandbox", filter=pb.PodSandboxFilter(label_selector=labels)).items:
+            # of a cycle that was struck; a kubelet tries again, too
+            self.cri.call("StopPodSandbox", pod_sandbox_id=left.id)
+            self.cri.call("RemovePodSandbox", pod_sandbox_id=left.id)
+        pod = self.cri.run_pod(f"load-{self.number}-{time.monotonic_ns()}", labels=labels)
         container = pod.start("sh", "-c", "exit 7")
         status = container.wait(5)
         if status.state == pb.CONTAINER_EXITED and status.exit_code != 7:
