@@ -290,6 +290,7 @@ SEEING = (
         "Print a completion script for bash, zsh or fish",
         does="cri.hand.manual:completion",
         arguments="SHELL",
+        complete="shell",
     ),
     Command(
         "man",

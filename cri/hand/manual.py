@@ -146,6 +146,7 @@ _LISTS = {
     "volume": "ketch volume ls -q 2>/dev/null",
     "network": "ketch network ls --format '{{.Name}}' 2>/dev/null",
     "pod": "ketch pod ls --format '{{.Name}}' 2>/dev/null",
+    "shell": "printf '%s\\n' bash zsh fish",
 }
 
 

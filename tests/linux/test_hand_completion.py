@@ -25,6 +25,7 @@ LINES = [
     ("ketch volume ins", "inspect"),
     ("ketch pod app", "apply"),
     ("ketch logs --foll", "--follow"),
+    ("ketch completion fi", "fish"),
 ]
 
 
