@@ -91,7 +91,7 @@ conformance: build ## Run a suite that others wrote: SUITE=name; without SUITE t
 e2e: build ## A real kubelet and control plane on this machine, with checks: SUITE=name selects
 	@$(call script,tests/e2e/run,$(SUITE))
 
-e2e-full: build ## Kubernetes' own suites on a node with RUNTIME=ketch or containerd (an hour): FLAGS="--suite node --focus REGEX"
+e2e-full: build ## Kubernetes' own suites on a node with RUNTIME=ketch or containerd (two hours): FLAGS="--suite node --focus REGEX"
 	@$(call script,tests/conformance/run,kubernetes --runtime $(or $(RUNTIME),ketch) $(FLAGS))
 
 cluster: build ## A Kubernetes cluster on this machine in private namespaces: NODES=2 RUNTIME=containerd PROXY=iptables
