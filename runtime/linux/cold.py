@@ -11,8 +11,9 @@ What a command's own module imports at its top is there a second time, in the or
 marshal, no search and no lock for each (`Finder._load_before`). Whatever is not ordinary there, the import system does.
 
 In a checkout a module whose source is not the one that was compiled (size, times of change of content and of inode) is
-imported in the ordinary way. An installation is not edited and `doctor --verify` proves it, so nothing is asked there;
-its compiled files are unchecked, too. With KETCH_DEBUG=1 nothing is taken from the image: its code has no line numbers.
+imported in the ordinary way; so is, everywhere, one of those of Python's own that are in it. An installation is not
+edited and `doctor --verify` proves it, so nothing of ours is asked there; its compiled files are unchecked, too. With
+KETCH_DEBUG=1 nothing is taken from the image: its code has no line numbers.
 """
 
 import marshal
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     Facts = tuple[int, int, int]  # of a source: its size, st_mtime_ns, st_ctime_ns
-    # name -> its file beneath the library, is it a package, offset and length of its code, facts if they must hold; an
-    # extension has a place on sys.path instead of an offset, and no length
+    # name -> its file beneath the library (Python's own: from /), is it a package, offset and length of its code, facts
+    # if they must hold; an extension has a place on sys.path instead of an offset, and no length
     Index = dict[str, tuple[str, bool, int, int, Facts | None]]
     # name of a command's module -> offset and length of [(name, code)] of what it imports at its top
     Before = dict[str, tuple[int, int]]
@@ -85,7 +86,7 @@ class Finder:
         file, is_package, place, length, facts = entry
         if not length:
             return self._extension(name, file, place)
-        source = f"{self._library}/{file}"
+        source = file if file.startswith("/") else f"{self._library}/{file}"
         if facts is not None and _facts(source) != facts:
             return None
         spec = ModuleSpec(name, self, origin=source, is_package=is_package)  # type: ignore[arg-type]  # a loader by shape

@@ -31,6 +31,22 @@ LEFT_OUT = ("runtime/linux/build_", "runtime/linux/cold_writer", "cri/server", "
 PYTHONS_OWN = ("_json", "_blake2")
 EXTENSIONS = (*PYTHONS_OWN, "_cffi_backend", "runtime.linux._core", "runtime.linux._seccomp")
 SELF = "runtime/linux/cold.py"
+# Modules of Python's own that `ketch run` imports and that are not frozen into it: each is searched for in four places.
+STANDARD = (
+    *(
+        "_weakrefset",
+        "collections",
+        "contextlib",
+        "copyreg",
+        "enum",
+        "functools",
+        "json",
+        "json.decoder",
+        "json.encoder",
+    ),
+    *("json.scanner", "keyword", "operator", "re", "re._casefix", "re._compiler", "re._constants", "re._parser"),
+    *("reprlib", "signal", "struct", "threading", "types"),
+)
 # Before each of these modules all that it imports at its top is loaded in one go. Those of one command stand in a row,
 # in the order in which it comes to them: what the first ones have had is not kept again for the next.
 TOGETHER = {
@@ -47,7 +63,9 @@ def path_of(library: str, magic: bytes = importlib.util.MAGIC_NUMBER) -> str:
 
 def write(library: str, *, installed: bool) -> int:
     """Compile what is in library; returns how many modules the image has."""
+    standard = _standard()
     files = sorted({file for parts in GROUPS.values() for part in parts for file in _sources(library, part)})
+    files += standard.values()
     trees = {file: _tree(library, file) for file in files}
     codes = {file: _compiled(tree, file) for file, tree in trees.items()}
     body = bytearray(HEAD)
@@ -56,8 +74,9 @@ def write(library: str, *, installed: bool) -> int:
     for group, parts in GROUPS.items():
         index: cold.Index = _extensions(installed=installed)
         named = {_name(file): file for part in parts for file in _sources(library, part)}
+        named |= standard if group == "hand" else {}
         for name, file in named.items():
-            facts = None if installed else cold._facts(f"{library}/{file}")
+            facts = None if installed and file not in standard.values() else cold._facts(os.path.join(library, file))
             index[name] = (file, file.endswith("/__init__.py"), *places[file], facts)
         before = {
             name: _append(body, marshal.dumps([(member, codes[named[member]]) for member in members]))
@@ -103,7 +122,7 @@ def _imported(tree: ast.Module) -> "Iterator[str]":
     for node in tree.body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
@@ -119,6 +138,12 @@ def _sources(library: str, part: str) -> list[str]:
 
 def _name(file: str) -> str:
     return file.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".")
+
+
+def _standard() -> dict[str, str]:
+    """Where the sources of Python's own modules are."""
+    specs = {name: importlib.util.find_spec(name) for name in STANDARD}
+    return {name: spec.origin for name, spec in specs.items() if spec is not None and spec.origin and spec.has_location}
 
 
 def _extensions(*, installed: bool) -> "cold.Index":
@@ -139,7 +164,7 @@ def _extensions(*, installed: bool) -> "cold.Index":
 
 
 def _tree(library: str, file: str) -> ast.Module:
-    with open(f"{library}/{file}", encoding="utf-8") as source:
+    with open(os.path.join(library, file), encoding="utf-8") as source:
         return ast.parse(source.read(), file)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cold image saves the search for modules, and never makes a command run what its source no longer says."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from tests.support import instruments
 
 MAIN = """
 import sys
-from . import value
+from cni import value
 def main():
     import os
     print(value.VALUE, type(value.__spec__.loader).__name__)
@@ -73,6 +74,19 @@ def test_without_an_image_modules_come_from_their_sources(library: Library) -> N
 def test_with_an_image_they_come_from_it(library: Library) -> None:
     library.write_image()
     assert library.says() == "old Finder"
+
+
+def test_what_is_loaded_in_one_go_is_in_the_order_of_the_imports() -> None:
+    sources = {
+        "p": "import os",
+        "p.main": "from p import b, a\nif TYPE_CHECKING:\n    import p.for_types",
+        "p.a": "import p.b\ndef f():\n    import p.late",
+        "p.b": "import p.main",  # a cycle: who is imported first is finished last
+        "p.for_types": "",
+        "p.late": "from p import a",
+    }
+    trees = {name: ast.parse(text) for name, text in sources.items()}
+    assert list(cold_writer._before(("p.main", "p.late"), trees)) == [("p.main", ["p", "p.b", "p.a"]), ("p.late", [])]
 
 
 def test_a_source_that_changed_is_used_even_if_its_size_and_time_look_the_same(library: Library) -> None:
