@@ -169,12 +169,34 @@ def run(request: creation.CreateRequest) -> creation.Created | None:
         return None
     try:
         act = program.opened()
-        prepared = prepare(Planned(request, lambda _: None))
-    except (OSError, ValueError, RuntimeFailure, NotFlat):
+        planned = Planned(request, lambda _: None, waits=True)
+    except _LONG_WAY:
+        return None
+    told = program.Told()
+    stdio = [posix.dup(fd) for fd in range(3)]
+    try:
+        return _make(planned, told, Init(act, told.memory, stdio, ready=told.ready))
+    except OSError:
+        return None
+    finally:
+        told.close()
+        for fd in stdio:
+            posix.close(fd)
+
+
+_LONG_WAY = (OSError, ValueError, RuntimeFailure, NotFlat)
+
+
+def _make(planned: Planned, told: program.Told, begun: Init) -> creation.Created | None:
+    """The groups are made on one processor while the init is born on another."""
+    try:
+        prepared = prepare(planned, told)
+    except _LONG_WAY:
+        begun.drop()
         return None
     entry, plan = prepared.entry, prepared.plan
     try:
-        if _has_executed(entry, act, prepared):
+        if _has_executed(begun, prepared):
             return creation.Created(entry, plan, None, list(plan.warnings))
     except OSError:
         pass
@@ -185,19 +207,12 @@ def run(request: creation.CreateRequest) -> creation.Created | None:
     return None
 
 
-def _has_executed(entry: Record, act: int, prepared: Prepared) -> bool:
-    memory = program.in_memory(prepared.text)
-    stdio = [posix.dup(fd) for fd in range(3)]
-    try:
-        born = Init(act, memory, stdio)
-        with prepared.lock, open(born.said, "rb", 0) as said:
-            born.let_go(entry)
-            if said.read() == program.EXECUTED:
-                return True
-    finally:
-        for fd in (memory, *stdio):
-            posix.close(fd)
-    posix.waitpid(entry.pid, 0)
+def _has_executed(begun: Init, prepared: Prepared) -> bool:
+    with prepared.lock, open(begun.said, "rb", 0) as said:
+        begun.let_go(prepared.entry)
+        if said.read() == program.EXECUTED:
+            return True
+    posix.waitpid(prepared.entry.pid, 0)
     return False
 
 
@@ -234,18 +249,20 @@ def _compile(
     process = plan.config.process
     assert process is not None
     builder = Builder()
-    stdin, stdout, stderr, report, go, seed, ready = (builder.slot() for _ in range(7))  # as Init hands them over
+    stdin, stdout, stderr, report, go = (builder.slot() for _ in range(5))  # as Init hands them over
+    seed = builder.slot() if request.seed >= 0 else None
+    ready = builder.slot() if waits else None
     root = RootBuilder(builder, plan)
     give_back(builder)
     flat.oom_scores(builder, plan.process_steps)
     _give_birth(builder, plan)
     root.open_host()
-    if waits:
+    if ready is not None:
         builder.call(lib.ACT_AWAIT, ready, lib.ACT_WORD)
         builder.close(ready)
     _enter(builder, plan)
     root.open_groups()
-    if request.seed >= 0:
+    if seed is not None:
         builder.call(lib.SYS_setns, seed, lib.CLONE_NEWNS)
         builder.close(seed)
     builder.call(lib.SYS_unshare, lib.CLONE_NEWNS)
