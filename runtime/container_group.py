@@ -67,9 +67,9 @@ def _set_device_filter(plan: Plan, group: Group) -> None:
 def load_device_rules(group: Group, rules: tuple[DeviceRule, ...], *, v2: bool) -> None:
     """Rules for the devices controller of v1, or a program for v2 that takes the place of those before."""
     if not v2:
-        if group.directory("devices") is not None:
-            for file, line in device_filter.v1_lines(rules):
-                group.write("devices", file, line)
+        devices = group.directory("devices")
+        if devices is not None:
+            cgroup.write_lines(devices, device_filter.v1_lines(rules))
         return
     program = syscalls.bpf_load_device_filter(device_filter.program(rules))
     directory = posix.open(group.paths[cgroup.UNIFIED], posix.O_RDONLY | posix.O_DIRECTORY | posix.O_CLOEXEC)

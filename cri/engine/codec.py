@@ -25,14 +25,18 @@ class BadRecord(ValueError):
 _PLAIN = (str, int, bool, float, type(None))
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, without: str = "") -> Any:
     """What json can write; fields at their defaults are left out, so a record stays readable."""
     kind = type(value)
     if kind in _PLAIN:
         return value
     shape = _shape(kind)
     if shape is not None:
-        return {name: plain(held) for name, default in shape if (held := getattr(value, name)) != default}
+        return {
+            name: plain(held)
+            for name, default in shape
+            if (held := getattr(value, name)) != default and name != without
+        }
     if isinstance(value, (tuple, list)):
         return [plain(entry) for entry in value]
     if isinstance(value, dict):

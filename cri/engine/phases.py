@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 _current = threading.local()
 
@@ -21,13 +19,19 @@ def taken() -> list[tuple[str, float]]:
     return getattr(_current, "phases", [])
 
 
-@contextmanager
-def phase(name: str) -> Iterator[None]:
+class phase:
     """Time what is inside."""
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
+
+    __slots__ = ("_name", "_started")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        spent = time.perf_counter() - self._started
         if not hasattr(_current, "phases"):
             _current.phases = []
-        _current.phases.append((name, time.perf_counter() - started))
+        _current.phases.append((self._name, spent))

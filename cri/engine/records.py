@@ -115,6 +115,7 @@ class Records:
         self.folder = folder
         self._name = name
         self._kind = kind
+        self._requests: dict[str, tuple[Any, str]] = {}  # of each record its request, and that as text
         os.makedirs(folder, mode=0o711, exist_ok=True)
 
     def directory(self, identity: str) -> str:
@@ -125,12 +126,19 @@ class Records:
 
     def save(self, record: Any) -> None:
         """Intent first: the directory and the record are there before any effect they describe."""
-        text = json.dumps(codec.plain(record), separators=(",", ":")).encode()
+        text = self._text(record).encode()
         try:
             self._write(record.id, text)
         except FileNotFoundError:
             # Another door, which starts now, took our new directory for one that a crash has left.
             self._write(record.id, text)
+
+    def _text(self, record: Any) -> str:
+        """The request, which is most of it and stays as it is, is put into words once."""
+        known = self._requests.get(record.id)
+        if known is None or known[0] is not record.request:
+            known = self._requests[record.id] = record.request, _written(codec.plain(record.request))
+        return f'{{"request":{known[1]},{_written(codec.plain(record, without="request"))[1:]}'
 
     def note(self, record: Any) -> None:
         """Save what has happened already, or goes down: a full disk must not stop that, because a restart finds it out
@@ -174,7 +182,12 @@ class Records:
 
     def forget(self, identity: str) -> None:
         """The last step of a teardown: without the record nothing is tried again."""
+        self._requests.pop(identity, None)
         beneath.remove_tree(self.directory(identity))
+
+
+def _written(plain: Any) -> str:
+    return json.dumps(plain, separators=(",", ":"))
 
 
 def boot_id() -> str:

@@ -199,6 +199,14 @@ class Blobs:
         except FileNotFoundError:
             raise NotFound(f"blob {digest} is not in the store", hint="pull the image again") from None
 
+    def identity(self, digest: str) -> tuple[int, ...]:
+        """What changes when somebody writes to the file; empty when it is not here."""
+        try:
+            found = os.stat(self.path(digest))
+        except FileNotFoundError:
+            return ()
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
     def read(self, digest: str, limit: int) -> bytes:
         """A small blob whole and verified."""
         fd = self.open(digest)

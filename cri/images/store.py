@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["ImageStore", "Progress", "Rootfs"]
 
 Progress = Callable[[Event], None]
+_MOST_CONFIGS = 64  # of images from which containers were made lately, read and verified
 
 
 class ImageStore:
@@ -84,6 +85,7 @@ class ImageStore:
         )
         self._rootfs = RootfsFolder(layout, metacopy=metacopy and overlay.metacopy_here(), overlaid=overlaid)
         self._settling = threading.Lock()
+        self._configs: dict[str, tuple[tuple[int, ...], ImageConfig]] = {}
 
     # -- registry ------------------------------------------------------------------------------------------------
     def pull(
@@ -154,7 +156,14 @@ class ImageStore:
         record = self._need(image)
         if record.artifact:
             raise Unsupported(f"{image} is an artifact, not a container image")
-        return manifests.config(self._parts.blobs.read(record.id, manifests.MAX_CONFIG), image)
+        identity = self._parts.blobs.identity(record.id)
+        known = self._configs.get(record.id)
+        if known is None or known[0] != identity:
+            read = manifests.config(self._parts.blobs.read(record.id, manifests.MAX_CONFIG), image)
+            if len(self._configs) >= _MOST_CONFIGS:
+                self._configs.clear()
+            known = self._configs[record.id] = identity, read
+        return known[1]
 
     def history(self, image: str) -> tuple[Mapping[str, object], ...]:
         """The image's history, newest first, each step with its layer's digest and size where it made one."""
@@ -298,9 +307,13 @@ class ImageStore:
         record = self._need(request.image_id)
         if record.artifact:
             raise Unsupported(f"{request.image_id} is an artifact, not a container image")
+        refs = record.manifest.layers
+        with self._parts.layout.adding():  # until the record names them no collection can decide about them
+            trees = [tree for tree in self._parts.trees(refs) if tree is not None] if self._parts.overlay else []
+            if refs and len(trees) == len(refs):
+                return self._rootfs.prepare(request, trees)
         with Lease(self._parts.layout) as lease:
-            layers = build(self._parts, record.manifest.layers, lease, None)
-            return self._rootfs.prepare(request, layers)
+            return self._rootfs.prepare(request, build(self._parts, refs, lease, None))
 
     def rootfs(self, key: str) -> Rootfs | None:
         """What `prepare_rootfs` or `prepare_volume` made under this key."""

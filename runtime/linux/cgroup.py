@@ -134,6 +134,22 @@ def write(path: str, value: str) -> None:
         posix.close(fd)
 
 
+def write_lines(directory: str, lines: "Iterable[tuple[str, str]]") -> None:
+    """Write each line to its control file, in order, opening each file once; an error names file and line."""
+    opened: dict[str, int] = {}
+    try:
+        for file, line in lines:
+            try:
+                if file not in opened:
+                    opened[file] = posix.open(f"{directory}/{file}", posix.O_WRONLY | posix.O_CLOEXEC)
+                posix.write(opened[file], line.encode())
+            except OSError as error:
+                raise KernelError(error.errno or 0, "write", (f"{directory}/{file}", line)) from None
+    finally:
+        for fd in opened.values():
+            posix.close(fd)
+
+
 def read(path: str) -> str | None:
     """One control file as text without the last newline; None when there is none."""
     try:
