@@ -95,7 +95,9 @@ def start_time(pid: int) -> int | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    # a first thread that has ended is a zombie while others, of the same files and sockets, are still on their way out
+    is_over = fields[0] in "ZX" and int(fields[17]) <= 1
+    return None if is_over else int(fields[19])
 
 
 @dataclass(frozen=True, slots=True)
