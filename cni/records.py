@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 STATE_DIRECTORY = "/run/cni/ketch"
+_blake2s: "Any" = None  # its constructor, once somebody has asked for a hash
 
 
 class Records:
@@ -115,9 +116,11 @@ def _file_name(key: str) -> str:
 
 def short_hash(text: str, size: int) -> str:
     """size bytes of a hash of text, in hex; for names, not for secrets."""
-    from _blake2 import blake2s  # hashlib costs a cold command 2 ms
-
-    return blake2s(text.encode(), digest_size=size).hexdigest()
+    global _blake2s
+    if _blake2s is None:  # hashlib would cost a cold command 2 ms
+        from _blake2 import blake2s as _blake2s
+    digest: str = _blake2s(text.encode(), digest_size=size).hexdigest()
+    return digest
 
 
 def _read(path: str) -> "dict[str, Any] | None":

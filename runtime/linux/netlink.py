@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     T = TypeVar("T")
 
@@ -41,6 +41,7 @@ _IFREQ = struct.Struct("=16si20x")
 # A message is at most 32 KiB today. Twice as much is still too little for malloc(3) to map and unmap it every time.
 _RECEIVE = 1 << 16
 _BUSY_DUMPS = 10
+_syscalls: "Any" = None  # the module, once somebody has entered a namespace
 
 
 class Socket:
@@ -280,17 +281,17 @@ def inside(netns_fd: int, action: "Callable[[], T]") -> "T":
     the visit would be a new stack and four waits for a processor. One that cannot come back must not go on: it would
     take the pod for the host.
     """
-    from ._core import lib  # here, because the C core costs a cold command 1 ms, and a DEL enters nothing
-    from .syscalls import setns
-
+    global _syscalls
+    if _syscalls is None:  # not above: the C core costs a cold command 1 ms, and a DEL enters nothing
+        from . import syscalls as _syscalls
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
-            setns(netns_fd, CLONE_NEWNET)
+            _syscalls.setns(netns_fd, CLONE_NEWNET)
             return action()
         finally:
             # Not by the wrapper: an interrupt between two calls of Python's would leave this thread in the pod.
-            if lib.k_setns(home, CLONE_NEWNET) < 0:
+            if _syscalls.lib.k_setns(home, CLONE_NEWNET) < 0:
                 os.abort()
     finally:
         os.close(home)

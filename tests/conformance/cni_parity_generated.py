@@ -141,7 +141,10 @@ def _portmap(chance: random.Random) -> list[Any]:
     options = _some(chance, {"snat": [False], "masqAll": [True], "markMasqBit": [5, 31], "conditionsV4": [
         ["!", "-s", "192.0.2.9/32"], []]}, 0.25)  # fmt: skip
     options["backend"] = "iptables" if "conditionsV4" in options else chance.choice(["iptables", "nftables"])
-    return _chained(chance, "portmap", {**options, "runtimeConfig": {"portMappings": ports}}, ipam=_ipam(chance))
+    ipam = _ipam(chance)
+    if len(ipam["ranges"]) == 1 and all(port.get("hostIP") == "fd00:7::1" for port in ports):
+        del ports[0]["hostIP"]  # where nothing is mapped theirs looks for a chain that it has left empty
+    return _chained(chance, "portmap", {**options, "runtimeConfig": {"portMappings": ports}}, ipam=ipam)
 
 
 def _tuning(chance: random.Random) -> list[Any]:
