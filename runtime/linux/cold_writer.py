@@ -49,14 +49,18 @@ STANDARD = (
 )
 # Before each of these modules all that it imports at its top is loaded in one go. Those of one command stand in a row,
 # in the order in which it comes to them: what the first ones have had is not kept again for the next.
+_PLUGINS = [f"cni.plugins.{name}" for name in ("bridge", "host_local", "firewall", "portmap")]
 TOGETHER = {
     "runtime": (
         ("runtime.cli", "runtime.foreground"),
         ("runtime.cli", "runtime.commands.joining", "runtime.quick_joining"),
         ("runtime.cli", "runtime.create"),
     ),
-    "cni": (("cni.__main__", "cni.plugins.bridge"),),
-    "hand": (("cri.hand.cli", "cri.hand.run", "cri.engine.container", "cni.plugins.bridge", "cri.hand.removal"),),
+    "cni": (("cni.__main__", *_PLUGINS),),
+    "hand": (
+        ("cri.hand.cli", "cri.hand.run", "cri.engine.container", *_PLUGINS),
+        ("cri.hand.cli", "cri.hand.inside"),
+    ),
 }
 
 
