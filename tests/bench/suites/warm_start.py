@@ -3,7 +3,8 @@
 
 All namespaces, 12 mounts, limits of memory, processes and CPU, a cached seccomp filter. Who starts it waits for the
 answer, which the second step shows. KETCH_MOUNTS says how many mounts the other host has. Beside it a C program that
-makes the calls for seven mounts and one limit, and does nothing else.
+makes the calls for seven mounts and one limit, and does nothing else; and what the kernel takes for this very
+container: its control groups with their limits, and its list of calls, planned before.
 """
 
 import itertools
@@ -11,12 +12,15 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from runtime import lifecycle
+from runtime import container_group, creation, lifecycle, quick_create, seccomp_filter
 from runtime.keep import client as keep
+from runtime.keep import native, seed
+from runtime.linux import cgroup, program
 from tests.bench.contest import Contender
 from tests.bench.stopwatch import Cost, compiled
 from tests.bench.suites import floor, oci
@@ -31,6 +35,7 @@ def contenders(work: Path) -> list[Contender]:
     bundle = _bundle(work)
     return [
         Contender("the kernel's part, in C", _bare(work / "rootfs")),
+        Contender("its groups and calls alone", _alone(work / "alone", bundle)),
         Contender(f"{len(_mounted())} host mounts", _starts(work / "few", bundle), ours=True),
         Contender(f"{MOUNTS:,} more", _starts(_among_mounts(work, work / "many"), bundle), ours=True),
     ]
@@ -43,6 +48,42 @@ def _bare(rootfs: Path) -> Callable[[], Iterator[tuple[str, Cost]]]:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         began, ran = map(int, done.stdout.split())
         yield "request to execve", Cost((ran - began) / 1e6, None, None)
+
+    return one
+
+
+def _alone(state: Path, bundle: Path) -> Callable[[], Iterator[tuple[str, Cost]]]:
+    state.mkdir()
+    native.warm_up()
+    seed.plant(str(state))
+    numbers = itertools.count()
+
+    def one() -> Iterator[tuple[str, Cost]]:
+        request = creation.CreateRequest(f"{state}/runtime", f"alone{next(numbers)}", str(bundle))
+        request.seed, request.shares_cgroup = seed.fd, True
+        config = creation.read_config(request.config_path)[1]
+        assert config.linux.seccomp is not None
+        seccomp_filter.compiled(config.linux.seccomp, f"{request.root}/.cache/seccomp")
+        planned = quick_create.Planned(request, lambda _: None)
+        group = cgroup.Group(planned.plan.cgroup_paths, v2=planned.plan.cgroup_v2)
+        began = time.monotonic_ns()
+        group.make(planned.layout)
+        container_group.apply_limits(planned.plan, group)
+        made = time.monotonic_ns()
+        yield "groups", Cost((made - began) / 1e6, None, None)
+        prepared = quick_create.prepare(planned)
+        with prepared.lock, tempfile.TemporaryFile() as output, open("/dev/null") as nothing:
+            memory = program.in_memory(prepared.text)
+            began = time.monotonic_ns()
+            stdio = (nothing.fileno(), output.fileno(), output.fileno())
+            born = quick_create.Init(program.opened(), memory, stdio, seed.fd)
+            born.let_go(prepared.entry)
+            os.waitpid(prepared.entry.pid, 0)
+            os.close(memory)
+            os.close(born.said)
+            output.seek(0)
+            yield "calls", Cost((int(output.read().split()[-1]) - began) / 1e6, None, None)
+        quick_create.undo(prepared.entry)
 
     return one
 
