@@ -116,8 +116,6 @@ vm-suite: build ## A suite of others inside, on programs that were built here: S
 	@$(PYTHON) -m vagrant.vm suite -- $(SUITE)
 vm-power-cuts: build ## Cut its power under a load of pods, images and CNI calls, boot, look what is left: N=50
 	@$(PYTHON) -m vagrant.vm --name cuts power-cuts --number $(or $(N),50)
-vm-reboot: build ## Reboot it under a kubelet's pods: do they end in their order before the machine does?
-	@$(PYTHON) -m vagrant.vm reboot
 vm-down: ## Stop it and forget its disk; the image stays in the cache
 	@$(PYTHON) -m vagrant.vm down
 
@@ -146,4 +144,4 @@ help: ## This text
 # $(call script,path,arguments): a part that is not built yet is named, not stumbled over
 script = if [ -x $(1) ]; then $(1) $(2); else echo "$@: this part does not exist yet ($(1) is missing)" >&2; exit 1; fi
 
-.PHONY: setup build check format test linux demo conformance e2e e2e-full cluster cluster-down bench vm vm-shell vm-test vm-test-all vm-suite vm-power-cuts vm-reboot vm-down proto dist install uninstall clean help
+.PHONY: setup build check format test linux demo conformance e2e e2e-full cluster cluster-down bench vm vm-shell vm-test vm-test-all vm-suite vm-power-cuts vm-down proto dist install uninstall clean help

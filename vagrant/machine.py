@@ -105,21 +105,6 @@ def reboot_after_power_cut(machine: Machine) -> float:
     return time.monotonic() - started
 
 
-def reboot(machine: Machine) -> None:
-    """Let the guest end what runs and reboot as it likes; returns when the next boot answers."""
-    former = _boot(machine)
-    ssh(machine, "systemctl reboot", check=False)
-    _wait(lambda: _boot(machine) not in ("", former), _BOOT_SECONDS, f"{machine.name}: the next boot")
-
-
-def _boot(machine: Machine) -> str:
-    """The boot's id; nothing while nobody answers."""
-    asked = ssh(
-        machine, "cat /proc/sys/kernel/random/boot_id", check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    return asked.stdout.strip()
-
-
 def freeze(machine: Machine) -> None:
     """Boot once, bring the guest to rest, keep disk and memory: later starts take seconds."""
     if (machine.frozen / "devices").exists():

@@ -100,16 +100,6 @@ def suite(chosen: machine.Machine, report: Path, name: str, words: list[str]) ->
     return status
 
 
-def graceful_reboot(chosen: machine.Machine) -> int:
-    """Reboot the guest under a kubelet that holds a delay of logind's: did its pods end, and in which order?"""
-    checkout.bring_in(chosen)
-    python = f"cd {checkout.TOP} && KETCH_TIMEOUT_FACTOR={speed.timeout_factor(chosen)} .venv/bin/python"
-    _push_programs(chosen, ["kubelet", *_NEEDED_BY_ALL])
-    machine.ssh(chosen, f"{python} -m tests.guest.graceful_reboot prepare")
-    machine.reboot(chosen)
-    return machine.ssh(chosen, f"{python} -m tests.guest.graceful_reboot judge", check=False).returncode
-
-
 def _push_programs(chosen: machine.Machine, names: list[str]) -> None:
     """The newest folder of each name: names end in a dash and the key of what they were made from."""
     home = Path(os.environ.get("KETCH_PROGRAMS") or Path("~/.cache/ketch").expanduser())

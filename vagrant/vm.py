@@ -37,7 +37,6 @@ def _parser() -> argparse.ArgumentParser:
     cuts.add_argument("--number", type=int, default=50)
     cuts.add_argument("--seed", type=int, help="makes the moments repeatable")
     cuts.add_argument("--report", type=Path, default=_PROJECT / "build" / "vm-report", help="where the report goes")
-    commands.add_parser("reboot", help="reboot it under a kubelet's pods and look in which order they end")
     commands.add_parser("down", help="stop the machine and forget its disk")
     commands.add_parser("box", help="make a Vagrant box of the image; prints how to use it")
     libvirt_commands = commands.add_parser("libvirt", help="libvirtd for Vagrant where there is no systemd")
@@ -116,8 +115,6 @@ def main(argv: list[str] | None = None) -> int:
         return _shell(chosen, options.words)
     if options.command == "power-cuts":
         return power_cuts.run(chosen, options.number, options.report, options.seed)
-    if options.command == "reboot":
-        return run_tests.graceful_reboot(chosen)
     if options.command == "suite":
         return run_tests.suite(chosen, options.report, options.suite_name, options.words)
     if options.command == "test":

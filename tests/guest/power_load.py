@@ -51,6 +51,7 @@ def start_registry() -> None:
 
 def prepare() -> None:
     """Once for each machine: install, enable, and images of 9 MB that differ, in a registry."""
+    run("ip", "link", "delete", "cni0", check=False)  # of the other network, if tests ran here before
     serve_from_the_checkout(SMALL)
     run("systemctl", "enable", "ketch-cri")
     # who looks at the boot must not share its processor: nobody logs in before the server is ready
