@@ -16,6 +16,7 @@ from runtime.linux.quick_dataclasses import dataclass, field
 from .. import delegate, versions
 from ..errors import INVALID_CONFIG, PLUGIN, CniError
 from ..results import Result
+from ..wire import closing
 from .cache import CACHE_DIRECTORY, Cache, Cached
 from .networks import Configuration, load_directory, parse, plugin_config
 
@@ -105,11 +106,12 @@ class Network:
         previous = cached.result if cached and versions.at_least(self.version, "0.4.0") else None
         attachment = _with_cached_args(attachment, cached)
         failures = []
-        for plugin in reversed(self.configuration.plugins):
-            try:
-                self._invoke(plugin, "DEL", attachment, previous=previous)
-            except CniError as error:
-                failures.append((plugin["type"], error))
+        with closing.AfterTheChain():
+            for plugin in reversed(self.configuration.plugins):
+                try:
+                    self._invoke(plugin, "DEL", attachment, previous=previous)
+                except CniError as error:
+                    failures.append((plugin["type"], error))
         if failures:
             name, first = failures[0]
             raise CniError(first.code, f"plugin {name} failed (delete): {first.message}", first.details) from first

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the steps of a plan act on: netlink outside and inside, nftables, and the links that earlier steps made."""
 
-import _thread
 import errno
 import os
 
@@ -11,6 +10,7 @@ from runtime.linux.netlink_objects import Link
 from runtime.linux.nft import Nft
 
 from ..errors import IO_FAILURE, UNSUPPORTED_KERNEL, CniError
+from . import closing
 from .sandbox import Sandbox
 
 TYPE_CHECKING = False
@@ -62,11 +62,9 @@ class Wiring:
             self._close_nft(self._nft)
 
     def _close_nft(self, nft: Nft) -> None:
-        """Without waiting for what the kernel frees after a removal, ours or one whose socket is just being closed: the
-        close of any socket of nftables waits for all of that. See Nft.removed."""
-        if self.in_process and (nft.removed or _closing):
-            _closing.append(nft)
-            _thread.start_new_thread(_close, (nft,))
+        """Without waiting for what the kernel frees after a removal. See Nft.removed."""
+        if self.in_process:
+            closing.close(nft)
             return
         if nft.removed and not self.somebody_closes:
             ended, alive = os.pipe2(os.O_CLOEXEC)  # the other end is ours until we are gone
@@ -77,14 +75,6 @@ class Wiring:
                 os.read(ended, 1)
                 os._exit(0)
         nft.close()
-
-
-_closing: list[Nft] = []  # in threads of this process
-
-
-def _close(nft: Nft) -> None:
-    nft.close()
-    _closing.remove(nft)
 
 
 def carry_out(plan: "Iterable[steps.Step]", wiring: Wiring) -> None:
