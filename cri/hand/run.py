@@ -8,6 +8,7 @@ image ──► name taken ──► volumes, folders ──► pod (namespaces,
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from cri.engine import sandbox
@@ -219,6 +220,9 @@ def _run_in_front(room: Room, identity: str, keys: bytes, *, proxy: bool = True)
         session = engine.start_attached(room.context, identity, stdin=record.request.stdin)
     except EngineError as e:
         raise _start_failed(room, identity, e) from e
+    is_interrupted = proxy and terminal.take_interrupt()
+    if is_interrupted:
+        _signal(room, identity, signal.SIGKILL)
     try:
         code = converse(room, identity, session, tty=record.request.tty, keys=keys, proxy=proxy)
     except BaseException:  # Ctrl-C with --sig-proxy=false, or nobody reads our output any more: the container goes on
@@ -233,17 +237,14 @@ def _run_in_front(room: Room, identity: str, keys: bytes, *, proxy: bool = True)
         removal.apart(lambda: removal.remove(room, seen, with_volumes=True))
     else:
         removal.apart(lambda: removal.release_network(room, identity))
-    return code
+    return 128 + signal.SIGINT if is_interrupted else code
 
 
 def converse(room: Room, identity: str, session: keep.Session, *, tty: bool, keys: bytes, proxy: bool = True) -> int:
     """Stay with a container until it ends or the keys to leave are typed; signals go to it, unless it is no proxy."""
 
     def pass_on(number: int) -> None:
-        try:
-            room.context.keep.kill(identity, number)
-        except keep.KeepError:
-            return
+        _signal(room, identity, number)
 
     try:
         return terminal.Conversation(
@@ -251,6 +252,13 @@ def converse(room: Room, identity: str, session: keep.Session, *, tty: bool, key
         ).run()
     finally:
         session.close()
+
+
+def _signal(room: Room, identity: str, number: int) -> None:
+    try:
+        room.context.keep.kill(identity, number)
+    except keep.KeepError:
+        return  # it has just ended
 
 
 def start(arguments: Arguments, places: Places) -> int:

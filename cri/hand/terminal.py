@@ -55,6 +55,12 @@ def hold_interrupts() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
+def take_interrupt() -> bool:
+    """Whether SIGINT has come since then. A program that has just begun as process 1 has no handler for it yet, and the
+    kernel drops what process 1 does not handle; so it is not passed on."""
+    return signal.sigtimedwait({signal.SIGINT}, 0) is not None
+
+
 class _Signals:
     """Signals as bytes in a pipe while the block runs; the handlers before are put back."""
 

@@ -332,7 +332,11 @@ class Client:
         """Make the namespaces and pin them; on failure none of the paths is left."""
         with self._spawner() as connection:
             connection.send({"op": "pin", **asdict(request)})
-            answer = self._answer(connection, "pin")
+            try:
+                answer = self._answer(connection, "pin")
+            except KeyboardInterrupt:
+                connection.receive(_INTERRUPTED_SECONDS)  # who takes it down again must not meet it half made
+                raise
         reaper = Process(**answer["reaper"]) if answer.get("reaper") else None
         return Pinned(dict(request.pins), reaper)
 
@@ -523,6 +527,7 @@ class Client:
             return _checked(connection.receive(None))
 
 
+_INTERRUPTED_SECONDS = 5.0
 _PIPE_HOLDS = 1 << 20  # what the program can have left in a pipe; a child that writes on for ever is cut off here
 
 

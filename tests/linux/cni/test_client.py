@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from cni.client import Attachment, CniError, Directory, Network, Options, load, parse
+from cni.wire import closing
+from runtime.linux import nft
+from runtime.linux.nft import Nft
 from tests.linux.cni.world import NETWORKS, World, bridge, ip, run, settle
 from tests.support.needs import needs
 from tests.support.together import failures_of
@@ -206,3 +209,16 @@ def test_a_watched_directory_says_what_it_holds_now(host: World) -> None:
             directory.networks()
     path.write_text(json.dumps({**conf, "name": "other"}))
     assert [network.name for network in directory.networks()] == ["other"]
+
+
+def test_the_sockets_of_a_chain_are_closed_after_its_last_plugin() -> None:
+    """The close of any of them would wait for what was removed, and the next plugin's removal for that."""
+    run("nft", "add", "table", "inet", "ours")
+    with closing.AfterTheChain():
+        opened = [Nft(), Nft()]
+        opened[0].transact(nft.delete_table(nft.INET, "ours"))
+        for each in opened:
+            closing.close(each)
+        assert all(each.fileno() >= 0 for each in opened)
+    while any(each.fileno() >= 0 for each in opened):  # by a thread; the test's own limit ends this
+        os.sched_yield()
