@@ -25,6 +25,13 @@ class Space:
         self.cluster.apply(json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
         until(lambda: self.get("serviceaccount", "default"), f"{self.name} has its service account", 30)
 
+    def __enter__(self) -> Space:
+        self.create()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.delete()
+
     def delete(self) -> None:
         self.cluster.kubectl("delete", "namespace", self.name, "--wait=true", "--ignore-not-found", seconds=180)
 

@@ -26,10 +26,8 @@ pytestmark = [pytest.mark.needs("root"), pytest.mark.own_namespaces, pytest.mark
 
 @pytest.fixture
 def space(cluster: Cluster) -> Iterator[Space]:
-    made = Space(cluster, "faults")
-    made.create()
-    yield made
-    made.delete()
+    with Space(cluster, "faults") as made:
+        yield made
 
 
 class Repeated(threading.Thread):

@@ -21,10 +21,8 @@ pytestmark = [pytest.mark.needs("root"), pytest.mark.own_namespaces, pytest.mark
 
 @pytest.fixture(scope="module")
 def space(cluster: Cluster) -> Iterator[Space]:
-    made = Space(cluster, "pods")
-    made.create()
-    yield made
-    made.delete()
+    with Space(cluster, "pods") as made:
+        yield made
 
 
 def test_ac22_a_pod_goes_from_creating_to_running_with_its_events(space: Space) -> None:

@@ -23,10 +23,8 @@ CERTS = "/run/certs.d/docker.io"
 
 @pytest.fixture
 def space(cluster: Cluster) -> Iterator[Space]:
-    made = Space(cluster, "same-file")
-    made.create()
-    yield made
-    made.delete()
+    with Space(cluster, "same-file") as made:
+        yield made
 
 
 @pytest.fixture

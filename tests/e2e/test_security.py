@@ -21,10 +21,8 @@ pytestmark = [pytest.mark.needs("root"), pytest.mark.own_namespaces, pytest.mark
 
 @pytest.fixture(scope="module")
 def space(cluster: Cluster) -> Iterator[Space]:
-    made = Space(cluster, "security")
-    made.create()
-    yield made
-    made.delete()
+    with Space(cluster, "security") as made:
+        yield made
 
 
 def status_of(script_output: str) -> dict[str, str]:

@@ -28,12 +28,10 @@ PACE_SECONDS = 10
 
 @pytest.fixture(scope="module")
 def space(cluster: Cluster) -> Iterator[Space]:
-    made = Space(cluster, "services")
-    made.create()
-    made.apply(pod("client", shell()))
-    made.wait_until_ready("client")
-    yield made
-    made.delete()
+    with Space(cluster, "services") as made:
+        made.apply(pod("client", shell()))
+        made.wait_until_ready("client")
+        yield made
 
 
 def page(space: Space, url: str, pod_name: str = "client") -> str:

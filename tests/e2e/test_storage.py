@@ -21,15 +21,13 @@ pytestmark = [pytest.mark.needs("root"), pytest.mark.own_namespaces, pytest.mark
 
 @pytest.fixture(scope="module")
 def space(cluster: Cluster) -> Iterator[Space]:
-    made = Space(cluster, "storage")
-    made.create()
-    program = str(PROJECT / "tests/e2e/provisioner.py")
-    cluster.site.start("provisioner", "/usr/bin/python3", program, *cluster.kubectl_command())
-    made.apply(storage_class("fast"), storage_class("flash", volumeBindingMode="WaitForFirstConsumer"))
-    made.apply(storage_class("slow", annotations={"storageclass.kubernetes.io/is-default-class": "true"}))
-    made.apply(storage_class("portworx-db-secure", parameters={"repl": "2", "secure": "true"}))
-    yield made
-    made.delete()
+    with Space(cluster, "storage") as made:
+        program = str(PROJECT / "tests/e2e/provisioner.py")
+        cluster.site.start("provisioner", "/usr/bin/python3", program, *cluster.kubectl_command())
+        made.apply(storage_class("fast"), storage_class("flash", volumeBindingMode="WaitForFirstConsumer"))
+        made.apply(storage_class("slow", annotations={"storageclass.kubernetes.io/is-default-class": "true"}))
+        made.apply(storage_class("portworx-db-secure", parameters={"repl": "2", "secure": "true"}))
+        yield made
     cluster.kubectl("delete", "storageclass", "fast", "flash", "slow", "portworx-db-secure", "--ignore-not-found")
     cluster.site.stop("provisioner")
 

@@ -21,14 +21,12 @@ pytestmark = [pytest.mark.needs("root"), pytest.mark.own_namespaces, pytest.mark
 def space(cluster: Cluster) -> Iterator[Space]:
     if len(cluster.nodes) < 2:
         pytest.skip("needs two nodes: KETCH_NODES=2")
-    made = Space(cluster, "two-nodes")
-    made.create()
-    for node in cluster.nodes:
-        for number in (1, 2):
-            made.apply(pod(f"{node.name}-{number}", web(), nodeName=node.name, labels={"app": "all"}))
-    made.wait_until_ready(*names(cluster))
-    yield made
-    made.delete()
+    with Space(cluster, "two-nodes") as made:
+        for node in cluster.nodes:
+            for number in (1, 2):
+                made.apply(pod(f"{node.name}-{number}", web(), nodeName=node.name, labels={"app": "all"}))
+        made.wait_until_ready(*names(cluster))
+        yield made
 
 
 def names(cluster: Cluster) -> list[str]:
