@@ -9,7 +9,9 @@ import socket
 
 from cri.hand.places import Places
 
-Finding = dict[str, object]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cri.hand.doctor import Finding
 
 _FOLDER = "/var/lib/kubelet"
 # where kubeadm names the socket, by its version, and the settings

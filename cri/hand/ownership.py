@@ -8,7 +8,9 @@ import stat
 
 from cri.hand.places import CONFIG, Places
 
-Finding = dict[str, object]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cri.hand.doctor import Finding
 
 
 def examine(places: Places) -> list[Finding]:

@@ -46,7 +46,7 @@ def collect(
         moved: list[tuple[str, str]] = []
         with layout.deciding():
             blobs, trees = _needed(parts, rootfs)
-            unknown = [parts.blobs.path(digest) for digest, _ in list(parts.blobs.all()) if digest not in blobs]
+            unknown = [parts.blobs.path(digest) for digest, _ in parts.blobs.all() if digest not in blobs]
             unused = [os.path.join(layout.layers, name) for name in parts.layers.names() if name not in trees]
             moved += _aside(parts, "blob", unknown)
             moved += _aside(parts, "layer", unused)

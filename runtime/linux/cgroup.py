@@ -68,10 +68,9 @@ def _look(path: str) -> tuple[int, str]:
 def read_own(pid: int | str = "self") -> dict[str, str]:
     """The group of a process in each hierarchy: controller (or name= for named ones, "unified" for v2) -> path."""
     own = {}
-    table = durable.read(f"/proc/{pid}/cgroup")
-    if table is None:
-        raise FileNotFoundError(errno.ENOENT, posix.strerror(errno.ENOENT), f"/proc/{pid}/cgroup")
-    for line in table.decode(errors="surrogateescape").splitlines():
+    with open(f"/proc/{pid}/cgroup", "rb", 0) as table:
+        lines = table.read().decode(errors="surrogateescape").splitlines()
+    for line in lines:
         _, names, path = line.split(":", 2)
         if not names:
             own[UNIFIED] = path

@@ -54,21 +54,10 @@ else:
 
     def replace(value, /, **changes):
         """A copy with other values in some fields."""
-        kind = type(value)
-        made = kind.__new__(kind)
-        for name, put, default, factory, init in kind._plan:
-            if init:
-                put(made, changes.pop(name) if name in changes else getattr(value, name))
-            elif default is not MISSING:
-                put(made, default)
-            elif factory is not MISSING:
-                put(made, factory())
-        if changes:
-            raise TypeError(f"{kind.__name__} has no field {next(iter(changes))!r} that can be given")
-        after = getattr(made, "__post_init__", None)
-        if after is not None:
-            after()
-        return made
+        for name, known in value._fields.items():
+            if known.init and name not in changes:
+                changes[name] = getattr(value, name)
+        return type(value)(**changes)
 
     def asdict(value):
         """Dictionaries all the way down."""
